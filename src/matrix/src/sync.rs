@@ -1,0 +1,4 @@
+//! What of a room a sync tells: the rules that need no storage.
+
+pub mod heroes;
+pub mod state;
