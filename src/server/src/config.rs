@@ -1,0 +1,82 @@
+//! The configuration: one TOML file, a section a module, read strictly.
+//!
+//! Owns what options there are, their defaults and their checks; it starts nothing and holds no service. An option that
+//! is not known, a value that does not parse and a combination that makes no sense are [`Problem`]s that name file, line
+//! and option: nothing is ignored. Secrets are in files of their own ([`SecretFile`]).
+
+use serde::{Deserialize, Serialize};
+
+pub mod accounts;
+mod ephemeral;
+mod example;
+mod federation;
+mod limits;
+mod listeners;
+mod logging;
+mod option;
+mod read;
+mod reload;
+mod rooms;
+mod secret;
+mod server;
+mod storage;
+mod value;
+
+pub use self::{
+    accounts::{Accounts, Registration},
+    ephemeral::Ephemeral,
+    example::{Filled, Preset, example},
+    federation::{Federation, FederationMode},
+    limits::Limits,
+    listeners::Listeners,
+    logging::{LogFormat, Logging},
+    option::{Note, OptionInfo, Section, SectionInfo},
+    read::{Overrides, Problem, Problems, load, parse},
+    reload::{Change, Live},
+    rooms::{EncryptByDefault, ROOM_VERSIONS, Rooms, Who},
+    secret::{Secret, SecretError, SecretFile},
+    server::Server,
+    storage::Storage,
+    value::{ByteSize, Interval, ListenAddress, Network, Period, Rate},
+};
+
+/// Lists the sections once, in the order of the file.
+macro_rules! sections {
+    ($($field:ident: $section:ty,)*) => {
+        /// All that can be configured.
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Config {
+            $(
+                #[doc = concat!("The `[", stringify!($field), "]` section.")]
+                pub $field: $section,
+            )*
+        }
+
+        /// The facts of all sections.
+        pub const SECTIONS: &[SectionInfo] = &[$(<$section as Section>::INFO),*];
+
+        impl Config {
+            /// What is wrong with the values taken together: section, option, and what to say about it.
+            fn problems(&self) -> Vec<(&'static str, &'static str, String)> {
+                let mut problems = Vec::new();
+                $(problems.extend(
+                    self.$field.problems().into_iter().map(|(key, text)| (<$section as Section>::INFO.key, key, text)),
+                );)*
+                problems
+            }
+        }
+    };
+}
+
+sections! {
+    server: Server,
+    listeners: Listeners,
+    storage: Storage,
+    accounts: Accounts,
+    rooms: Rooms,
+    federation: Federation,
+    ephemeral: Ephemeral,
+    limits: Limits,
+    logging: Logging,
+}

@@ -1,0 +1,55 @@
+//! The `[storage]` section.
+
+use super::{option::section, value::ByteSize};
+
+section! {
+    /// The database.
+    Storage = "storage" {
+        /// How much memory the database may use for its caches and buffers. Not set: a sixteenth of
+        /// the memory of the machine or its container, at least 32 MiB and at most 1 GiB.
+        memory: Option<ByteSize> = None => "256 MiB";
+    }
+    check |storage| match storage.memory {
+        Some(memory) if memory < ByteSize::mib(16) => {
+            vec![("memory", format!("{memory} is too little; give it at least 16 MiB"))]
+        }
+        _ => Vec::new(),
+    };
+}
+
+impl Storage {
+    /// The memory to use on this machine.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.unwrap_or_else(|| ByteSize(default_memory_bytes(available_bytes()))).0
+    }
+}
+
+fn default_memory_bytes(available: Option<u64>) -> u64 {
+    let share = available.map_or(ByteSize::mib(128).0, |available| available / 16);
+    share.clamp(ByteSize::mib(32).0, ByteSize::mib(1024).0)
+}
+
+/// The memory of this machine, or of the control group that we are in if that has less.
+fn available_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total_kib =
+        meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next())?;
+    let machine = total_kib.parse::<u64>().ok()?.checked_mul(1024)?;
+    let group = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+        .into_iter()
+        .find_map(|path| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_is_a_share_within_bounds() {
+        assert_eq!(default_memory_bytes(Some(16 << 30)), 1 << 30);
+        assert_eq!(default_memory_bytes(Some(4 << 30)), 256 << 20);
+        assert_eq!(default_memory_bytes(Some(256 << 20)), 32 << 20);
+        assert_eq!(default_memory_bytes(None), 128 << 20);
+    }
+}

@@ -1,0 +1,141 @@
+//! Handing out one-time keys: each at most once, oldest first, and the fallback key when there are none.
+
+use std::collections::BTreeMap;
+
+use allod_storage::CommitError;
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
+use serde_json::value::RawValue;
+
+use super::{ATTEMPTS_MAX, KeyError, Keys};
+use crate::{
+    database::{Error, Range, Write},
+    log::Happened,
+    numbers::{DeviceNumber, UserNumber},
+    tables::{
+        Stamped,
+        keys::{FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, OneTimeKey, OneTimeKeyById},
+    },
+};
+
+/// Keys handed out in one commit: few, because a conflict makes all of them be tried again.
+const CLAIMS_PER_COMMIT: usize = 25;
+
+/// The algorithm that is wanted, by user and device.
+pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>;
+/// Keys by user, device and key id.
+pub type Claimed = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
+
+/// One device's key that is wanted.
+#[derive(Clone, Copy)]
+struct Claim<'a> {
+    user_id: &'a UserId,
+    user: UserNumber,
+    device_id: &'a OwnedDeviceId,
+    device: DeviceNumber,
+    algorithm: &'a str,
+}
+
+/// A key that would be handed out.
+struct Found {
+    key_id: String,
+    json: String,
+}
+
+impl Keys {
+    /// Hands out a key of each local device that has one of the algorithm wanted; others are missing in the answer.
+    pub async fn claim(&self, wanted: &Claims) -> Result<Claimed, KeyError> {
+        let claims = self.local_claims(wanted).await?;
+        let mut claimed = Claimed::new();
+        for claims in claims.chunks(CLAIMS_PER_COMMIT) {
+            for (claim, found) in self.claim_together(claims).await? {
+                let Ok(json) = RawValue::from_string(found.json) else { continue };
+                let devices = claimed.entry(claim.user_id.to_owned()).or_default();
+                devices.entry(claim.device_id.clone()).or_default().insert(found.key_id, json);
+            }
+        }
+        Ok(claimed)
+    }
+
+    async fn local_claims<'a>(&self, wanted: &'a Claims) -> Result<Vec<Claim<'a>>, Error> {
+        let local: Vec<_> = wanted.iter().filter(|(user_id, _)| self.users.is_local(user_id)).collect();
+        let ids: Vec<&UserId> = local.iter().map(|(user_id, _)| &***user_id).collect();
+        let numbers = self.users.numbers(&ids).await?;
+        let mut claims = Vec::new();
+        for ((user_id, devices), user) in local.into_iter().zip(numbers) {
+            let Some(user) = user else { continue };
+            for (device_id, algorithm) in devices {
+                if let Some(device) = self.devices.find(user, device_id).await? {
+                    claims.push(Claim { user_id, user, device_id, device: device.number, algorithm });
+                }
+            }
+        }
+        Ok(claims)
+    }
+
+    async fn claim_together<'a>(&self, claims: &[Claim<'a>]) -> Result<Vec<(Claim<'a>, Found)>, KeyError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let mut write = Write::new();
+            let mut found = Vec::new();
+            for claim in claims {
+                found.extend(self.stage_claim(&mut write, *claim).await?.map(|key| (*claim, key)));
+            }
+            if write.is_empty() {
+                return Ok(found);
+            }
+            match self.database.commit(write).await {
+                Ok(_) => return Ok(found),
+                // Somebody else was given one of these keys.
+                Err(CommitError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(KeyError::Busy)
+    }
+
+    async fn stage_claim(&self, write: &mut Write, claim: Claim<'_>) -> Result<Option<Found>, Error> {
+        let Claim { user, device, algorithm, .. } = claim;
+        let hash = self.algorithm_hash(algorithm);
+        let oldest = Range::<OneTimeKey>::prefix(&(user, device, hash)).limit(1);
+        if let Some((key, row)) = self.database.scan(&oldest).await?.rows.pop() {
+            write.exists::<OneTimeKey>(&key);
+            write.delete::<OneTimeKey>(&key);
+            write.delete::<OneTimeKeyById>(&(user, device, self.one_time_id_hash(&row.key_id)));
+            self.stage_counts(write, claim, |left| take_one(left, algorithm)).await?;
+            return Ok(Some(Found { key_id: row.key_id, json: row.json }));
+        }
+        let key = (user, device, hash);
+        let Some(fallback) = self.database.get::<FallbackKey>(&key).await? else { return Ok(None) };
+        if !fallback.used {
+            write.equals::<FallbackKey>(&key, &fallback);
+            write.put::<FallbackKey>(&key, &FallbackKeyRow { used: true, ..fallback.clone() });
+            self.stage_counts(write, claim, |left| left.unused_fallback.retain(|unused| unused != algorithm))
+                .await?;
+        }
+        Ok(Some(Found { key_id: fallback.key_id, json: fallback.json }))
+    }
+
+    async fn stage_counts(
+        &self,
+        write: &mut Write,
+        claim: Claim<'_>,
+        change: impl FnOnce(&mut KeyCountsRow),
+    ) -> Result<(), Error> {
+        let key = (claim.user, claim.device);
+        let Some(old) = self.database.get::<KeyCounts>(&key).await? else { return Ok(()) };
+        let mut left = old.value.clone();
+        change(&mut left);
+        write.equals::<KeyCounts>(&key, &old);
+        write.put::<KeyCounts>(&key, &Stamped::pending(left));
+        write.log(Happened::UserData { user: claim.user });
+        Ok(())
+    }
+}
+
+fn take_one(left: &mut KeyCountsRow, algorithm: &str) {
+    for (known, count) in &mut left.one_time {
+        if known == algorithm {
+            *count = count.saturating_sub(1);
+        }
+    }
+    left.one_time.retain(|(_, count)| *count > 0);
+}

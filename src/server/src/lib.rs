@@ -1,0 +1,39 @@
+//! allod's services: rules of users, rooms and sync over the storage seam.
+//!
+//! The only crate that joins storage and Matrix rules. A service is a cheap-clone struct whose constructor takes the
+//! services that it uses, so that a cycle cannot be constructed.
+
+pub mod account_data;
+pub mod accounts;
+pub mod audit;
+pub mod clock;
+pub mod config;
+pub mod database;
+pub mod devices;
+pub mod filters;
+pub mod identity;
+pub mod key_backup;
+pub mod keys;
+pub mod last_changes;
+pub mod log;
+pub mod numbers;
+pub mod passwords;
+pub mod presence;
+pub mod profiles;
+pub mod push_rules;
+pub mod random;
+pub mod receipts;
+pub mod registration;
+pub mod registration_tokens;
+pub mod room_lookup;
+pub mod rooms;
+pub mod sessions;
+pub mod sync;
+pub mod tables;
+pub mod tags;
+pub mod tasks;
+pub mod to_device;
+pub mod typing;
+pub mod uiaa;
+pub mod users;
+pub mod wake;

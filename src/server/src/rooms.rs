@@ -1,0 +1,296 @@
+//! Rooms: their events, state and members. The only service that writes room rows.
+//!
+//! Reads go to the database and caches, and wait for no writer. Writes go to the room's task ([`task`]), which is its only
+//! writer; nothing there ever waits for a network.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+};
+
+use allod_matrix::state::RoomHashKey;
+use quick_cache::sync::Cache;
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, UserId, room_version_rules::RoomVersionRules};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    clock::Clock,
+    database::{Corrupt, Database, Error},
+    identity::Identity,
+    numbers::{Counter, RoomNumber, UserNumber},
+    profiles::Profiles,
+    random::Random,
+    tables::rooms::{
+        MemberRecord, Membership, Room as RoomTable, RoomByName, RoomMember, RoomRecord, UserRoom,
+    },
+    tasks::Tasks,
+    users::Users,
+};
+
+pub mod access;
+pub mod alias;
+pub mod create;
+pub mod directory;
+pub mod event;
+mod lookup;
+pub mod membership;
+pub mod pagination;
+mod power;
+pub mod read;
+mod render;
+pub mod send;
+pub mod state;
+mod task;
+pub mod visibility;
+mod writer;
+
+pub use allod_matrix::{event::build::BuildError, filter::EventFilter};
+pub use writer::{Append, AppendError, Appended};
+
+/// What never changes of a room, at hand.
+#[derive(Debug)]
+pub struct Room {
+    /// Its number.
+    pub number: RoomNumber,
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// The rules of that version.
+    pub rules: RoomVersionRules,
+    /// The key of the hashes in its state trees.
+    pub hash_key: RoomHashKey,
+    /// Who created it.
+    pub creator: UserNumber,
+}
+
+/// Options of rooms.
+#[derive(Clone, Debug)]
+pub struct RoomOptions {
+    /// Version of new rooms where the client names none.
+    pub default_version: RoomVersionId,
+    /// Bytes of events kept in memory.
+    pub event_cache_bytes: u64,
+    /// Bytes of state-tree nodes kept in memory.
+    pub node_cache_bytes: u64,
+    /// Whether users who are not administrators may publish rooms in the directory.
+    pub users_may_publish: bool,
+}
+
+impl Default for RoomOptions {
+    fn default() -> Self {
+        Self {
+            default_version: RoomVersionId::V12,
+            event_cache_bytes: 16 << 20,
+            node_cache_bytes: 8 << 20,
+            users_may_publish: false,
+        }
+    }
+}
+
+/// What reading and writing rooms takes; shared by the service and its tasks.
+pub(crate) struct Core {
+    pub(crate) database: Database,
+    pub(crate) users: Users,
+    pub(crate) profiles: Profiles,
+    pub(crate) identity: Identity,
+    pub(crate) clock: Clock,
+    pub(crate) random: Random,
+    pub(crate) tasks: Tasks,
+    pub(crate) events: event::Events,
+    pub(crate) states: state::States,
+    pub(crate) options: RoomOptions,
+    rooms: Cache<RoomNumber, Arc<Room>>,
+    by_name: Cache<OwnedRoomId, RoomNumber>,
+    numbers: Counter,
+    last_creation_ms: AtomicU64,
+    awake: Mutex<HashMap<RoomNumber, mpsc::Sender<task::Message>>>,
+}
+
+/// The service.
+#[derive(Clone)]
+pub struct Rooms {
+    core: Arc<Core>,
+}
+
+impl std::fmt::Debug for Rooms {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Rooms").finish_non_exhaustive()
+    }
+}
+
+/// Most rooms whose constants are kept at hand.
+const ROOMS_KEPT_MAX: usize = 20_000;
+
+impl Rooms {
+    /// Opens the service.
+    pub async fn open(
+        database: Database,
+        users: Users,
+        profiles: Profiles,
+        identity: Identity,
+        clock: Clock,
+        random: Random,
+        tasks: Tasks,
+        options: RoomOptions,
+    ) -> Result<Self, Error> {
+        let newest = database.scan(&crate::database::Range::<RoomTable>::whole().reversed().limit(1)).await?;
+        let numbers = Counter::after(newest.rows.first().map(|(number, _)| number.0));
+        let events = event::Events::new(database.clone(), options.event_cache_bytes);
+        let states = state::States::new(database.clone(), options.node_cache_bytes);
+        let core = Core {
+            database,
+            users,
+            profiles,
+            identity,
+            clock,
+            random,
+            tasks,
+            events,
+            states,
+            options,
+            rooms: Cache::new(ROOMS_KEPT_MAX),
+            by_name: Cache::new(ROOMS_KEPT_MAX),
+            numbers,
+            last_creation_ms: AtomicU64::new(0),
+            awake: Mutex::default(),
+        };
+        Ok(Self { core: Arc::new(core) })
+    }
+
+    /// The room with this id, if the server knows it.
+    pub async fn find(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, Error> {
+        if let Some(number) = self.core.by_name.get(room_id) {
+            return self.get(number).await.map(Some);
+        }
+        let name = self.core.database.hash("room", room_id.as_str());
+        let Some(number) = self.core.database.get::<RoomByName>(&name).await? else { return Ok(None) };
+        self.core.by_name.insert(room_id.to_owned(), number);
+        self.get(number).await.map(Some)
+    }
+
+    /// The room with this number, which must exist.
+    pub async fn get(&self, number: RoomNumber) -> Result<Arc<Room>, Error> {
+        if let Some(room) = self.core.rooms.get(&number) {
+            return Ok(room);
+        }
+        let missing = Error::Corrupt("Room", Corrupt("a row names a room that is not there"));
+        let record = self.core.database.get::<RoomTable>(&number).await?.ok_or(missing)?;
+        let room = Arc::new(self.core.room_of(number, &record)?);
+        self.core.rooms.insert(number, Arc::clone(&room));
+        Ok(room)
+    }
+
+    /// The user's membership of the room, with the event that says so.
+    pub async fn member(&self, room: RoomNumber, user: UserNumber) -> Result<Option<MemberRecord>, Error> {
+        Ok(self.core.database.get::<RoomMember>(&(room, user)).await?.map(|row| row.value))
+    }
+
+    /// Whether the user has joined the room.
+    pub async fn is_joined(&self, room: RoomNumber, user: UserNumber) -> Result<bool, Error> {
+        Ok(self.member(room, user).await?.is_some_and(|member| member.membership == Membership::Join))
+    }
+
+    /// Users of the room with this membership.
+    pub async fn members(&self, room: RoomNumber, membership: Membership) -> Result<Vec<UserNumber>, Error> {
+        let rows = self.core.database.scan_all(crate::database::Range::<RoomMember>::prefix(&room)).await?;
+        let of_kind = rows.into_iter().filter(|(_, row)| row.value.membership == membership);
+        Ok(of_kind.map(|((_, user), _)| user).collect())
+    }
+
+    /// Rooms that a local user has this membership of.
+    pub async fn rooms_of(&self, user: UserNumber, membership: Membership) -> Result<Vec<RoomNumber>, Error> {
+        let rows = self.core.database.scan_all(crate::database::Range::<UserRoom>::prefix(&user)).await?;
+        let of_kind = rows.into_iter().filter(|(_, row)| row.value.membership == membership);
+        Ok(of_kind.map(|((_, room), _)| room).collect())
+    }
+
+    /// All rooms that a local user has, or had, to do with and has not forgotten.
+    pub async fn memberships_of(&self, user: UserNumber) -> Result<BTreeMap<RoomNumber, Membership>, Error> {
+        let rows = self.core.database.scan_all(crate::database::Range::<UserRoom>::prefix(&user)).await?;
+        let kept = rows.into_iter().filter(|(_, row)| !row.value.forgotten);
+        Ok(kept.map(|((_, room), row)| (room, row.value.membership)).collect())
+    }
+
+    /// Loader of events.
+    pub fn events(&self) -> &event::Events {
+        &self.core.events
+    }
+
+    /// Reader of states.
+    pub fn states(&self) -> &state::States {
+        &self.core.states
+    }
+
+    /// Whether the user is one of this server's.
+    pub fn is_ours(&self, user_id: &UserId) -> bool {
+        self.core.identity.is_ours(user_id)
+    }
+
+    /// Hands an event to the room's task and waits until it is durable.
+    pub async fn append(&self, room: &Arc<Room>, append: Append) -> Result<Appended, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let mut message = task::Message { append: Box::new(append), reply };
+        // A task that has just gone to sleep has left the registry, so the second try finds or starts a live one.
+        for _ in 0..3 {
+            match self.inbox(room).try_send(message) {
+                Ok(()) => return answer.await.map_err(|_| AppendError::Interrupted)?,
+                Err(mpsc::error::TrySendError::Full(_)) => return Err(AppendError::Busy),
+                Err(mpsc::error::TrySendError::Closed(back)) => {
+                    self.lock_awake().remove(&room.number);
+                    message = back;
+                }
+            }
+        }
+        Err(AppendError::Interrupted)
+    }
+
+    fn inbox(&self, room: &Arc<Room>) -> mpsc::Sender<task::Message> {
+        let mut awake = self.lock_awake();
+        let inbox = awake.entry(room.number).or_insert_with(|| {
+            let (inbox, messages) = mpsc::channel(task::INBOX_MESSAGES_MAX);
+            let task = task::run(Arc::clone(&self.core), Arc::clone(room), messages);
+            drop(self.core.tasks.spawn("room", task));
+            inbox
+        });
+        inbox.clone()
+    }
+
+    fn lock_awake(&self) -> std::sync::MutexGuard<'_, HashMap<RoomNumber, mpsc::Sender<task::Message>>> {
+        self.core.lock_awake()
+    }
+}
+
+impl Core {
+    fn lock_awake(&self) -> std::sync::MutexGuard<'_, HashMap<RoomNumber, mpsc::Sender<task::Message>>> {
+        self.awake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the task out of the registry, unless something has just arrived for it.
+    fn may_sleep(&self, room: RoomNumber, messages: &mpsc::Receiver<task::Message>) -> bool {
+        let mut awake = self.lock_awake();
+        let idle = messages.is_empty();
+        if idle {
+            awake.remove(&room);
+        }
+        idle
+    }
+
+    fn room_of(&self, number: RoomNumber, record: &RoomRecord) -> Result<Room, Error> {
+        let damaged = || Error::Corrupt("Room", Corrupt("room id or version does not parse"));
+        let version = RoomVersionId::try_from(record.version.as_str()).map_err(|_| damaged())?;
+        let rules = version.rules().ok_or_else(damaged)?;
+        Ok(Room {
+            number,
+            room_id: RoomId::parse(record.room_id.as_str()).map_err(|_| damaged())?,
+            version,
+            rules,
+            hash_key: self.room_hash_key(number),
+            creator: record.creator,
+        })
+    }
+
+    fn room_hash_key(&self, number: RoomNumber) -> RoomHashKey {
+        RoomHashKey::new(self.database.derived_key("room state", number.0.to_be_bytes()))
+    }
+}

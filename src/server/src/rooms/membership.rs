@@ -1,0 +1,292 @@
+//! Membership: join, invite, leave, kick, ban, unban, knock, forget.
+
+use std::sync::Arc;
+
+use allod_matrix::event::pdu::Pdu;
+use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
+use serde_json::{Map, Value};
+
+use super::{Append, AppendError, Appended, Room, Rooms, send::Caller};
+use crate::{
+    database::{Error, Write},
+    numbers::UserNumber,
+    tables::rooms::{Membership, UserRoom},
+};
+
+/// Why a membership was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    /// The server does not know the room.
+    #[error("this server does not know the room")]
+    UnknownRoom,
+    /// The person concerned must not be in that state for this.
+    #[error("{0}")]
+    Forbidden(&'static str),
+    /// The room does not let guests in.
+    #[error("guests may not join this room")]
+    GuestsForbidden,
+    /// A room cannot be forgotten by who is in it.
+    #[error("leave the room before you forget it")]
+    StillIn,
+    /// The event was not taken.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] Error),
+}
+
+/// What a membership change says besides the membership.
+#[derive(Clone, Debug, Default)]
+pub struct MembershipOptions {
+    /// Shown to the members.
+    pub reason: Option<String>,
+    /// Marks an invitation to a direct chat.
+    pub is_direct: Option<bool>,
+}
+
+/// The membership that a member event states.
+pub(crate) fn of(pdu: &Pdu) -> Option<Membership> {
+    Some(match pdu.membership()? {
+        MembershipState::Join => Membership::Join,
+        MembershipState::Invite => Membership::Invite,
+        MembershipState::Knock => Membership::Knock,
+        MembershipState::Ban => Membership::Ban,
+        _ => Membership::Leave,
+    })
+}
+
+impl Membership {
+    /// As `m.room.member` spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+            Self::Ban => "ban",
+        }
+    }
+}
+
+impl Rooms {
+    /// The room with this id, or an error that says the server does not know it.
+    pub async fn known(&self, room_id: &RoomId) -> Result<Arc<Room>, MembershipError> {
+        self.find(room_id).await?.ok_or(MembershipError::UnknownRoom)
+    }
+
+    /// Refuses where the room does not let guests join.
+    pub async fn check_guest_access(&self, room_id: &RoomId) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        let content = self.current_content(&room, "m.room.guest_access", "").await?;
+        let access = content.as_ref().and_then(|content| content.get("guest_access")?.as_str());
+        if access == Some("can_join") { Ok(()) } else { Err(MembershipError::GuestsForbidden) }
+    }
+
+    /// Joins the caller to a room of this server.
+    pub async fn join(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        options: &MembershipOptions,
+    ) -> Result<Arc<Room>, MembershipError> {
+        let room = self.known(room_id).await?;
+        let authoriser = self.join_authoriser(&room, caller).await?;
+        let mut content = self.member_content(Membership::Join, caller.user, options).await?;
+        if let Some(authoriser) = authoriser {
+            content.insert("join_authorised_via_users_server".to_owned(), authoriser.to_string().into());
+        }
+        self.set_member(&room, caller, &caller.user_id, content).await?;
+        Ok(room)
+    }
+
+    /// Asks to be let into a room of this server.
+    pub async fn knock(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        options: &MembershipOptions,
+    ) -> Result<Arc<Room>, MembershipError> {
+        let room = self.known(room_id).await?;
+        let content = self.member_content(Membership::Knock, caller.user, options).await?;
+        self.set_member(&room, caller, &caller.user_id, content).await?;
+        Ok(room)
+    }
+
+    /// Invites a user.
+    pub async fn invite(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        target: &UserId,
+        options: &MembershipOptions,
+    ) -> Result<Appended, MembershipError> {
+        let room = self.known(room_id).await?;
+        let user = self.core.users.number_or_new(target).await?;
+        let content = self.member_content(Membership::Invite, user, options).await?;
+        self.set_member(&room, caller, target, content).await
+    }
+
+    /// Leaves a room, or rejects an invitation, or takes back a knock.
+    pub async fn leave(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        options: &MembershipOptions,
+    ) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        let content = plain_content(Membership::Leave, options);
+        self.set_member(&room, caller, &caller.user_id, content).await?;
+        Ok(())
+    }
+
+    /// Removes a user from a room.
+    pub async fn kick(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        target: &UserId,
+        options: &MembershipOptions,
+    ) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        match self.membership_of(&room, target).await? {
+            Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
+            _ => return Err(MembershipError::Forbidden("the user is not in the room")),
+        }
+        self.set_member(&room, caller, target, plain_content(Membership::Leave, options)).await?;
+        Ok(())
+    }
+
+    /// Bans a user from a room.
+    pub async fn ban(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        target: &UserId,
+        options: &MembershipOptions,
+    ) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        self.set_member(&room, caller, target, plain_content(Membership::Ban, options)).await?;
+        Ok(())
+    }
+
+    /// Lifts a ban.
+    pub async fn unban(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        target: &UserId,
+        options: &MembershipOptions,
+    ) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        if self.membership_of(&room, target).await? != Some(Membership::Ban) {
+            return Err(MembershipError::Forbidden("the user is not banned from the room"));
+        }
+        self.set_member(&room, caller, target, plain_content(Membership::Leave, options)).await?;
+        Ok(())
+    }
+
+    /// Takes a left room out of the caller's sight.
+    pub async fn forget(&self, room_id: &RoomId, caller: &Caller) -> Result<(), MembershipError> {
+        let room = self.known(room_id).await?;
+        let key = (caller.user, room.number);
+        loop {
+            let row = self.core.database.get::<UserRoom>(&key).await?;
+            let Some(row) = row else {
+                return Err(MembershipError::Forbidden("you were never in this room"));
+            };
+            if !matches!(row.value.membership, Membership::Leave | Membership::Ban) {
+                return Err(MembershipError::StillIn);
+            }
+            if row.value.forgotten {
+                return Ok(());
+            }
+            let mut after = row.clone();
+            after.value.forgotten = true;
+            let mut write = Write::new();
+            write.equals::<UserRoom>(&key, &row);
+            write.put_unstamped::<UserRoom>(&key, &after);
+            write.log(crate::log::Happened::Membership { room: room.number, user: caller.user });
+            match self.core.database.commit(write).await {
+                Ok(_) => return Ok(()),
+                Err(allod_storage::CommitError::Conflict(_)) => {}
+                Err(error) => return Err(Error::from(error).into()),
+            }
+        }
+    }
+
+    /// Repeats the user's changed profile in the member events of all rooms that they have joined.
+    pub async fn profile_changed(&self, caller: &Caller) -> Result<(), Error> {
+        let profile = self.core.profiles.member_profile(caller.user).await?;
+        for number in self.rooms_of(caller.user, Membership::Join).await? {
+            let room = self.get(number).await?;
+            let Some(member) = self.member(number, caller.user).await? else { continue };
+            let event = self.core.events.load(number, member.event).await?;
+            let mut content: Map<String, Value> = event.pdu(&room)?.content_as().unwrap_or_default();
+            content.remove("join_authorised_via_users_server");
+            content.insert("membership".to_owned(), "join".into());
+            set_or_remove(&mut content, "displayname", profile.displayname.clone());
+            set_or_remove(&mut content, "avatar_url", profile.avatar_url.clone());
+            // A room that forbids it keeps the old name; the others follow.
+            if let Err(
+                MembershipError::Append(AppendError::Storage(error)) | MembershipError::Storage(error),
+            ) = self.set_member(&room, caller, &caller.user_id, content).await
+            {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn membership_of(&self, room: &Room, user_id: &UserId) -> Result<Option<Membership>, Error> {
+        let Some(user) = self.core.users.number(user_id).await? else { return Ok(None) };
+        Ok(self.member(room.number, user).await?.map(|member| member.membership))
+    }
+
+    async fn member_content(
+        &self,
+        membership: Membership,
+        user: UserNumber,
+        options: &MembershipOptions,
+    ) -> Result<Map<String, Value>, Error> {
+        let profile = self.core.profiles.member_profile(user).await?;
+        let mut content = plain_content(membership, options);
+        set_or_remove(&mut content, "displayname", profile.displayname);
+        set_or_remove(&mut content, "avatar_url", profile.avatar_url);
+        Ok(content)
+    }
+
+    async fn set_member(
+        &self,
+        room: &Arc<Room>,
+        caller: &Caller,
+        target: &UserId,
+        content: Map<String, Value>,
+    ) -> Result<Appended, MembershipError> {
+        let draft = self.draft(caller, "m.room.member", Some(target.as_str()), &Value::Object(content))?;
+        let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
+        Ok(self.append(room, append).await?)
+    }
+
+    /// For a room with restricted joins: the local member in whose name the caller may join.
+    async fn join_authoriser(&self, room: &Room, caller: &Caller) -> Result<Option<OwnedUserId>, Error> {
+        super::access::join_authoriser(self, room, caller).await
+    }
+}
+
+fn plain_content(membership: Membership, options: &MembershipOptions) -> Map<String, Value> {
+    let mut content = Map::new();
+    content.insert("membership".to_owned(), membership.as_str().into());
+    set_or_remove(&mut content, "reason", options.reason.clone());
+    if let Some(is_direct) = options.is_direct {
+        content.insert("is_direct".to_owned(), is_direct.into());
+    }
+    content
+}
+
+fn set_or_remove(content: &mut Map<String, Value>, name: &str, value: Option<String>) {
+    match value {
+        Some(value) => content.insert(name.to_owned(), value.into()),
+        None => content.remove(name),
+    };
+}

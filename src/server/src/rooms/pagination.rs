@@ -1,0 +1,70 @@
+//! Tokens of `/messages` and its like: a point in a room's order of depth.
+
+use std::{fmt, str::FromStr};
+
+use crate::numbers::EventNumber;
+
+/// A point just before one event in the order of (depth, number); what comes before it is older.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PaginationToken {
+    /// Depth of the event behind the point.
+    pub depth: u64,
+    /// Its number.
+    pub number: EventNumber,
+}
+
+impl PaginationToken {
+    /// Before the first event.
+    pub const START: Self = Self { depth: 0, number: EventNumber(0) };
+    /// Behind the last event.
+    pub const END: Self = Self { depth: u64::MAX, number: EventNumber(u32::MAX) };
+
+    /// The point just before this event.
+    pub const fn before(depth: u64, number: EventNumber) -> Self {
+        Self { depth, number }
+    }
+
+    /// The point just behind this event.
+    pub const fn behind(depth: u64, number: EventNumber) -> Self {
+        Self { depth, number: EventNumber(number.0.saturating_add(1)) }
+    }
+}
+
+impl fmt::Display for PaginationToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "p{}_{}", self.depth, self.number.0)
+    }
+}
+
+/// The text is not a pagination token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a pagination token of this server")]
+pub struct BadToken;
+
+impl FromStr for PaginationToken {
+    type Err = BadToken;
+
+    fn from_str(text: &str) -> Result<Self, BadToken> {
+        let (depth, number) = text.strip_prefix('p').and_then(|rest| rest.split_once('_')).ok_or(BadToken)?;
+        let depth = depth.parse().map_err(|_| BadToken)?;
+        let number = number.parse().map_err(|_| BadToken)?;
+        Ok(Self { depth, number: EventNumber(number) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip() {
+        for token in
+            [PaginationToken::START, PaginationToken::END, PaginationToken::behind(7, EventNumber(3))]
+        {
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
+        for bad in ["", "p", "p1", "p1_", "p_1", "s1_1", "p-1_1", "p1_99999999999"] {
+            assert_eq!(bad.parse::<PaginationToken>(), Err(BadToken));
+        }
+    }
+}

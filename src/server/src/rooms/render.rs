@@ -1,0 +1,93 @@
+//! Events as clients see them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use allod_matrix::event::client::Facts;
+use ruma::{EventId, RoomId, UserId};
+use serde_json::value::RawValue;
+
+use super::{Rooms, access::View, event::StoredEvent, visibility::Sights};
+use crate::{database::Error, numbers::EventNumber, tables::rooms::EventRecord};
+
+/// What an event's `unsigned` needs of other events.
+#[derive(Debug, Default)]
+struct Around {
+    replaced: HashMap<EventNumber, Arc<StoredEvent>>,
+    because: HashMap<EventNumber, Box<RawValue>>,
+}
+
+impl Rooms {
+    /// The events in client format, for this viewer. `/sync` leaves out the room id.
+    pub async fn render(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        with_room_id: bool,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let around = self.around(view, events).await?;
+        let room_id = with_room_id.then_some(&*view.room.room_id);
+        let mut sights = Sights::default();
+        let mut rendered = Vec::with_capacity(events.len());
+        for event in events {
+            let sight = self.sight_after(view, event, &mut sights).await?;
+            let membership = sight.membership.as_str();
+            let shows_replaced = match event.record.replaces.and_then(|number| around.replaced.get(&number)) {
+                Some(replaced) => self.is_visible(view, replaced, &mut sights).await?,
+                None => false,
+            };
+            rendered.push(self.render_one(view, event, &around, room_id, membership, shows_replaced)?);
+        }
+        Ok(rendered)
+    }
+
+    fn render_one(
+        &self,
+        view: &View,
+        event: &StoredEvent,
+        around: &Around,
+        room_id: Option<&RoomId>,
+        membership: &str,
+        shows_replaced: bool,
+    ) -> Result<Vec<u8>, Error> {
+        let replaced = event.record.replaces.and_then(|number| around.replaced.get(&number));
+        let replaced_pdu = replaced.map(|replaced| replaced.pdu(&view.room)).transpose()?;
+        let shown = replaced_pdu.as_ref().filter(|_| shows_replaced);
+        let facts = Facts {
+            room_id,
+            now: Some(self.core.clock.now()),
+            transaction_id: transaction_of(&event.record, view),
+            prev_content: shown.map(|pdu| &*pdu.content),
+            prev_sender: shown.map(|pdu| -> &UserId { &pdu.sender }),
+            replaces_state: replaced_pdu.as_ref().map(|pdu| -> &EventId { &pdu.event_id }),
+            redacted_because: around.because.get(&event.number).map(|because| &**because),
+            membership: Some(membership),
+            relations: None,
+        };
+        Ok(event.client_form(&view.room)?.finish(&facts))
+    }
+
+    async fn around(&self, view: &View, events: &[Arc<StoredEvent>]) -> Result<Around, Error> {
+        let room = view.room.number;
+        let mut around = Around::default();
+        let replaced: Vec<_> = events.iter().filter_map(|event| event.record.replaces).collect();
+        for event in self.core.events.load_many(room, &replaced).await? {
+            around.replaced.insert(event.number, event);
+        }
+        for event in events {
+            let Some(redaction) = event.redacted_by else { continue };
+            let because = self.core.events.load(room, redaction).await?;
+            let facts = Facts { room_id: Some(&view.room.room_id), ..Facts::default() };
+            let json = because.client_form(&view.room)?.finish(&facts);
+            if let Ok(raw) = serde_json::from_slice(&json) {
+                around.because.insert(event.number, raw);
+            }
+        }
+        Ok(around)
+    }
+}
+
+/// The transaction id, for the device that sent the event alone.
+fn transaction_of<'a>(record: &'a EventRecord, view: &View) -> Option<&'a str> {
+    let (device, id) = record.transaction.as_ref()?;
+    (Some(*device) == view.caller.device).then_some(id.as_str())
+}

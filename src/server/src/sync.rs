@@ -1,0 +1,208 @@
+//! Sync: what changed for a user since a token, answered at once or when something happens.
+//!
+//! Every answer is as of one position of the log, which its token names: rows that are immutable or carry their position
+//! are read up to there, and what is newer belongs to the next answer. The cost follows what changed: rooms are looked
+//! at only if their last event, kept in memory ([`activity`]), is newer than the token.
+//!
+//! Owns no rows. Each kind of sync is a view over [`room_delta`]: [`v3`] is `GET /sync`.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use allod_storage::Position;
+use quick_cache::sync::Cache;
+use ruma::OwnedUserId;
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    activity::Activity, follow::Follower, lazy::ToldMembers, members::RoomMembers, memberships::Memberships,
+    room_delta::RoomReader,
+};
+use crate::{
+    account_data::AccountData,
+    clock::Clock,
+    database::{Database, Error},
+    filters::Filters,
+    keys::Keys,
+    numbers::{DeviceNumber, UserNumber},
+    presence::Presence,
+    push_rules::PushRules,
+    random::Random,
+    receipts::Receipts,
+    rooms::Rooms,
+    tasks::Tasks,
+    to_device::ToDevice,
+    typing::{Sequence, Typing},
+    users::Users,
+    wake::Wakes,
+};
+
+pub mod activity;
+mod follow;
+mod json;
+mod key_changes;
+mod lazy;
+pub mod members;
+pub mod memberships;
+mod plan;
+mod room_delta;
+mod summary;
+mod timeline;
+pub mod token;
+pub mod v3;
+
+/// Users whose ignore list is kept in memory.
+const IGNORE_LISTS_KEPT_MAX: usize = 10_000;
+/// Devices of which it is remembered that their inbox is empty.
+const EMPTY_INBOXES_KEPT_MAX: usize = 50_000;
+
+/// What sync reads from.
+#[derive(Clone, Debug)]
+pub struct SyncSources {
+    /// The database.
+    pub database: Database,
+    /// Users.
+    pub users: Users,
+    /// Rooms.
+    pub rooms: Rooms,
+    /// Account data.
+    pub account_data: AccountData,
+    /// Push rules.
+    pub push_rules: PushRules,
+    /// Filters.
+    pub filters: Filters,
+    /// Receipts.
+    pub receipts: Receipts,
+    /// Typing notifications.
+    pub typing: Typing,
+    /// Presence.
+    pub presence: Presence,
+    /// Messages to devices.
+    pub to_device: ToDevice,
+    /// Keys of devices and users.
+    pub keys: Keys,
+    /// The numbers of changes of typing and presence.
+    pub sequence: Sequence,
+    /// Who waits.
+    pub wakes: Wakes,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct Sync(Arc<Inner>);
+
+struct Inner {
+    sources: SyncSources,
+    reader: RoomReader,
+    activity: Activity,
+    memberships: Memberships,
+    members: RoomMembers,
+    stopping: CancellationToken,
+    /// Tells this run of the server from others.
+    boot: u32,
+    ignored: Cache<UserNumber, Arc<IgnoreList>>,
+    /// Up to where the inbox of a device was found empty.
+    empty_inboxes: Cache<DeviceNumber, Position>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Sync").finish_non_exhaustive()
+    }
+}
+
+/// Whom a user ignores.
+#[derive(Debug, Default)]
+struct IgnoreList {
+    read_at: Position,
+    users: HashSet<UserNumber>,
+}
+
+/// The content of `m.ignored_user_list`.
+#[derive(Default, Deserialize)]
+struct IgnoredUserList {
+    #[serde(default)]
+    ignored_users: BTreeMap<OwnedUserId, serde_json::Value>,
+}
+
+impl Sync {
+    /// Starts the service, and its consumer of the log.
+    pub fn start(sources: SyncSources, random: &Random, tasks: &Tasks) -> Self {
+        let store = sources.database.store().clone();
+        // In this order: what is committed between the two is told twice, and nothing is missed.
+        let subscription = store.subscribe();
+        let activity = Activity::new(store.head());
+        let memberships = Memberships::new(sources.database.clone(), activity.clone());
+        let members = RoomMembers::new(sources.database.clone(), sources.rooms.clone(), activity.clone());
+        let follower = Follower {
+            store,
+            activity: activity.clone(),
+            memberships: memberships.clone(),
+            members: members.clone(),
+            wakes: sources.wakes.clone(),
+        };
+        follower.start(subscription, tasks);
+        let reader = RoomReader {
+            database: sources.database.clone(),
+            rooms: sources.rooms.clone(),
+            users: sources.users.clone(),
+            told: ToldMembers::new(),
+        };
+        Self(Arc::new(Inner {
+            sources,
+            reader,
+            activity,
+            memberships,
+            members,
+            stopping: tasks.stopping().clone(),
+            boot: u32::from_be_bytes(random.bytes()),
+            ignored: Cache::new(IGNORE_LISTS_KEPT_MAX),
+            empty_inboxes: Cache::new(EMPTY_INBOXES_KEPT_MAX),
+        }))
+    }
+
+    /// The rooms of users, kept in memory.
+    pub fn memberships(&self) -> &Memberships {
+        &self.0.memberships
+    }
+
+    /// The members of rooms, kept in memory.
+    pub fn members(&self) -> &RoomMembers {
+        &self.0.members
+    }
+
+    /// What changed last.
+    pub fn activity(&self) -> &Activity {
+        &self.0.activity
+    }
+}
+
+impl Inner {
+    /// Whom the user ignores.
+    ///
+    /// <https://spec.matrix.org/v1.19/client-server-api/#ignoring-users>
+    async fn ignored(&self, user: UserNumber) -> Result<Arc<IgnoreList>, Error> {
+        if let Some(list) = self.ignored.get(&user)
+            && !self.activity.user_data_changed(user, list.read_at)
+        {
+            return Ok(list);
+        }
+        let read_at = self.activity.followed();
+        let datum = self.sources.account_data.get(user, None, "m.ignored_user_list").await?;
+        let content: IgnoredUserList =
+            datum.and_then(|datum| serde_json::from_str(datum.content.get()).ok()).unwrap_or_default();
+        let ids: Vec<_> = content.ignored_users.keys().map(|id| &**id).collect();
+        let users = self.sources.users.numbers(&ids).await?.into_iter().flatten();
+        let list = Arc::new(IgnoreList { read_at, users: users.filter(|other| *other != user).collect() });
+        self.ignored.insert(user, Arc::clone(&list));
+        Ok(list)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,87 @@
+//! Who is in a room, for clients that name it by its members.
+
+use allod_matrix::sync::heroes::{Candidate, choose};
+use ruma::OwnedUserId;
+use serde::Deserialize;
+
+use super::room_delta::RoomReader;
+use crate::{
+    database::{Error, Range},
+    numbers::UserNumber,
+    rooms::{Room, access::View},
+    tables::{
+        Stamped,
+        rooms::{HeadRecord, Membership, RoomHead, RoomMember, StateRoot},
+    },
+};
+
+/// Members looked at to find heroes: a room that large without a name is no chat among friends.
+const HERO_CANDIDATES_MAX: usize = 500;
+
+/// The `summary` of a room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Summary {
+    /// `m.heroes`, for a room without a name.
+    pub(crate) heroes: Vec<(UserNumber, OwnedUserId)>,
+    /// `m.joined_member_count`
+    pub(crate) joined: u32,
+    /// `m.invited_member_count`
+    pub(crate) invited: u32,
+}
+
+impl RoomReader {
+    /// The summary of a room whose state is `root`. Counts may be newer than that: then the next sync tells them again.
+    pub(super) async fn summary(
+        &self,
+        view: &View,
+        root: StateRoot,
+        head: Option<&Stamped<HeadRecord>>,
+    ) -> Result<Summary, Error> {
+        let (joined, invited) = if let Some(head) = head {
+            (head.value.joined, head.value.invited)
+        } else {
+            let head = self.database.get::<RoomHead>(&view.room.number).await?;
+            head.map_or((0, 0), |head| (head.value.joined, head.value.invited))
+        };
+        let heroes =
+            if self.has_name(&view.room, root).await? { Vec::new() } else { self.heroes(view).await? };
+        Ok(Summary { heroes, joined, invited })
+    }
+
+    async fn has_name(&self, room: &Room, root: StateRoot) -> Result<bool, Error> {
+        #[derive(Default, Deserialize)]
+        struct Content {
+            #[serde(default)]
+            name: Option<String>,
+            #[serde(default)]
+            alias: Option<String>,
+        }
+        let keys = [
+            room.hash_key.entry_key("m.room.name", ""),
+            room.hash_key.entry_key("m.room.canonical_alias", ""),
+        ];
+        let numbers: Vec<_> =
+            self.rooms.states().get_many(room, root, &keys).await?.into_iter().flatten().collect();
+        for event in self.rooms.events().load_many(room.number, &numbers).await? {
+            let content: Content = event.pdu(room)?.content_as().unwrap_or_default();
+            if [content.name, content.alias].into_iter().flatten().any(|name| !name.is_empty()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn heroes(&self, view: &View) -> Result<Vec<(UserNumber, OwnedUserId)>, Error> {
+        let range = Range::<RoomMember>::prefix(&view.room.number).limit(HERO_CANDIDATES_MAX);
+        let rows = self.database.scan(&range).await?.rows;
+        let candidates = rows.iter().map(|((_, user), row)| Candidate {
+            id: *user,
+            present: matches!(row.value.membership, Membership::Join | Membership::Invite),
+            gone: matches!(row.value.membership, Membership::Leave | Membership::Ban),
+            since: row.position.get(),
+        });
+        let heroes = choose(candidates, view.caller.user);
+        let ids = self.users.ids(&heroes).await?;
+        Ok(heroes.into_iter().zip(ids).filter_map(|(hero, id)| Some((hero, id?))).collect())
+    }
+}

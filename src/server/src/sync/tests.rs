@@ -1,0 +1,8 @@
+//! Tests of sync over real rooms and a store in memory.
+
+mod journeys;
+mod measure;
+mod model;
+mod outside;
+mod waiting;
+mod world;

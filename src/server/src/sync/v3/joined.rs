@@ -1,0 +1,203 @@
+//! The rooms that the user has joined.
+
+use std::sync::Arc;
+
+use allod_matrix::event::client::{Facts, federation};
+use ruma::EventId;
+use serde_json::json;
+
+use super::{
+    StatePlace,
+    answer::{Answering, bare_event},
+    device_lists::Sharing,
+};
+use crate::{
+    database::Error,
+    rooms::{access::View, event::StoredEvent},
+    sync::{
+        json::Json,
+        plan::JoinedRoom,
+        room_delta::{RoomDelta, StateWish, Window},
+        summary::Summary,
+        timeline::{Timeline, TimelineWish},
+    },
+};
+
+impl Answering<'_> {
+    /// Writes `join`.
+    pub(super) async fn write_joined(&self, json: &mut Json, sharing: &mut Sharing) -> Result<(), Error> {
+        let start = json.mark();
+        json.object("join");
+        let inside = json.mark();
+        for joined in &self.plan.joined {
+            self.write_joined_room(json, *joined, sharing).await?;
+        }
+        json.close_unless_empty(start, inside);
+        Ok(())
+    }
+
+    async fn write_joined_room(
+        &self,
+        json: &mut Json,
+        joined: JoinedRoom,
+        sharing: &mut Sharing,
+    ) -> Result<(), Error> {
+        let number = joined.room;
+        let whole = joined.since.is_none() || self.request.full_state;
+        let data = self.room_data.get(&number);
+        let ephemeral = self.ephemeral.get(&number);
+        let has_events = whole || self.changed.contains(&number);
+        if !has_events && data.is_none() && ephemeral.is_none() {
+            return Ok(());
+        }
+        let room = self.inner.sources.rooms.get(number).await?;
+        let view = self.joined_view(room);
+        let mut delta = if has_events {
+            let window = Window { since: joined.since, until: self.position };
+            self.delta(&view, window).await?
+        } else {
+            RoomDelta::default()
+        };
+        if joined.since.is_some() && !delta.changed.is_empty() {
+            sharing.changed.push((number, std::mem::take(&mut delta.changed)));
+        }
+        let data = self.account_data_events(&view, data.map_or(&[], Vec::as_slice));
+        let ephemeral = ephemeral.map_or(&[][..], Vec::as_slice);
+        if !whole && delta.is_empty() && data.is_empty() && ephemeral.is_empty() {
+            return Ok(());
+        }
+        json.object(view.room.room_id.as_str());
+        self.write_timeline(json, &view, &delta.timeline).await?;
+        self.write_state(json, &view, &delta.state).await?;
+        if !data.is_empty() {
+            json.events("account_data", &data);
+        }
+        if !ephemeral.is_empty() {
+            json.events("ephemeral", ephemeral);
+        }
+        if let Some(summary) = &delta.summary {
+            write_summary(json, summary);
+        }
+        self.write_unread(json);
+        json.close();
+        Ok(())
+    }
+
+    /// What happened in a room in a window, as the filter wants it.
+    pub(super) async fn delta(&self, view: &View, window: Window) -> Result<RoomDelta, Error> {
+        let timeline = TimelineWish {
+            filter: &self.filter.timeline,
+            limit: self.filter.timeline_limit,
+            ignored: &self.ignored.users,
+        };
+        let state = StateWish {
+            filter: &self.filter.state,
+            lazy: self.filter.lazy,
+            full: self.request.full_state,
+            after: self.request.state != StatePlace::Before,
+        };
+        let head = self.heads.get(&view.room.number);
+        Box::pin(self.inner.reader.delta(view, window, head, timeline, state)).await
+    }
+
+    /// Writes `timeline`.
+    pub(super) async fn write_timeline(
+        &self,
+        json: &mut Json,
+        view: &View,
+        timeline: &Timeline,
+    ) -> Result<(), Error> {
+        let events: Vec<_> = timeline.events.iter().map(|(_, event)| Arc::clone(event)).collect();
+        json.object("timeline");
+        json.array("events");
+        for event in self.render(view, &events).await? {
+            json.element(&event);
+        }
+        json.close_array();
+        json.member("limited", &timeline.limited);
+        if let Some(token) = timeline.prev_batch {
+            json.member("prev_batch", &token.to_string());
+        }
+        json.close();
+        Ok(())
+    }
+
+    /// Writes `state`, or `state_after`.
+    pub(super) async fn write_state(
+        &self,
+        json: &mut Json,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<(), Error> {
+        let name = match self.request.state {
+            StatePlace::Before => "state",
+            StatePlace::After => "state_after",
+            StatePlace::AfterUnstable => "org.matrix.msc4222.state_after",
+        };
+        json.events(name, self.render(view, events).await?);
+        Ok(())
+    }
+
+    async fn render(&self, view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Vec<u8>>, Error> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut rendered = if self.filter.federation_format {
+            events.iter().map(|event| render_for_federation(view, event)).collect::<Result<_, _>>()?
+        } else {
+            self.inner.sources.rooms.render(view, events, false).await?
+        };
+        if let Some(fields) = &self.filter.fields {
+            for event in &mut rendered {
+                if let Ok(pruned) = fields.prune(event) {
+                    *event = pruned;
+                }
+            }
+        }
+        Ok(rendered)
+    }
+
+    /// Account data of a room as events.
+    pub(super) fn account_data_events(
+        &self,
+        view: &View,
+        data: &[crate::account_data::Datum],
+    ) -> Vec<Vec<u8>> {
+        let filter = &self.filter.room_account_data;
+        if filter.is_closed() || !filter.matches_room(&view.room.room_id) {
+            return Vec::new();
+        }
+        let wanted = data.iter().filter(|datum| filter.matches_type(&datum.event_type));
+        wanted.map(|datum| bare_event(&datum.event_type, &datum.content)).collect()
+    }
+
+    /// Nobody counts yet what is unread, but clients expect to be told.
+    fn write_unread(&self, json: &mut Json) {
+        json.member("unread_notifications", &json!({ "highlight_count": 0, "notification_count": 0 }));
+        if self.filter.unread_threads {
+            json.object("unread_thread_notifications");
+            json.close();
+        }
+    }
+}
+
+fn render_for_federation(view: &View, event: &StoredEvent) -> Result<Vec<u8>, Error> {
+    const DAMAGED: Error = Error::Corrupt("EventJson", crate::database::Corrupt("event does not parse"));
+    let event_id = <&EventId>::try_from(event.record.event_id.as_str()).map_err(|_| DAMAGED)?;
+    let facts = Facts { room_id: Some(&view.room.room_id), ..Facts::default() };
+    federation(&event.json, event_id, &facts).map_err(|_| DAMAGED)
+}
+
+fn write_summary(json: &mut Json, summary: &Summary) {
+    json.object("summary");
+    if !summary.heroes.is_empty() {
+        json.array("m.heroes");
+        for (_, hero) in &summary.heroes {
+            json.element(json!(hero).to_string().as_bytes());
+        }
+        json.close_array();
+    }
+    json.member("m.joined_member_count", &summary.joined);
+    json.member("m.invited_member_count", &summary.invited);
+    json.close();
+}
