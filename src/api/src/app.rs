@@ -1,0 +1,204 @@
+//! What handlers are given: the services that they call, each made from those that it uses.
+
+use std::{ops::Deref, sync::Arc};
+
+use allod_server::{
+    account_data::AccountData,
+    accounts::Accounts,
+    clock::Clock,
+    config::{Live, SecretError},
+    database::{Database, Error},
+    devices::Devices,
+    filters::Filters,
+    identity::Identity,
+    key_backup::KeyBackup,
+    keys::Keys,
+    passwords::PasswordError,
+    presence::Presence,
+    profiles::Profiles,
+    push_rules::PushRules,
+    random::Random,
+    receipts::Receipts,
+    registration::{Registration, SharedSecret},
+    registration_tokens::RegistrationTokens,
+    room_lookup::RoomLookup,
+    rooms::Rooms,
+    sessions::Sessions,
+    sync::Sync,
+    tags::Tags,
+    tasks::Tasks,
+    to_device::ToDevice,
+    typing::{Sequence, Typing},
+    uiaa::Uiaa,
+    users::Users,
+    wake::Wakes,
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{accounts::AccountServices, user_data::UserDataServices};
+use crate::limits::Limits;
+
+mod accounts;
+mod rooms;
+mod user_data;
+
+/// The services, cheap to clone. Handlers read its fields: `app.sessions`.
+#[derive(Clone, Debug)]
+pub struct App(Arc<Services>);
+
+/// What the services are made from.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The rows.
+    pub database: Database,
+    /// The configuration.
+    pub config: Live,
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// Where background tasks are started.
+    pub tasks: Tasks,
+    /// The server's name and signing key.
+    pub identity: Identity,
+}
+
+/// The fields of [`App`]. A service that handlers call is added here and in [`App::open`].
+#[derive(Debug)]
+pub struct Services {
+    /// The time.
+    pub clock: Clock,
+    /// The configuration, as it is now.
+    pub config: Live,
+    /// Rate limits.
+    pub limits: Limits,
+    /// Local and remote users, and local accounts.
+    pub users: Users,
+    /// Local users' devices.
+    pub devices: Devices,
+    /// Access tokens and the sessions that they stand for.
+    pub sessions: Sessions,
+    /// Local accounts and their passwords.
+    pub accounts: Accounts,
+    /// Tokens that allow registration.
+    pub registration_tokens: RegistrationTokens,
+    /// User-interactive authentication.
+    pub uiaa: Uiaa,
+    /// Making accounts.
+    pub registration: Registration,
+    /// Making accounts by programs that hold a secret, if one is configured.
+    pub shared_secret: Option<SharedSecret>,
+    /// Profiles of local users.
+    pub profiles: Profiles,
+    /// Rooms.
+    pub rooms: Rooms,
+    /// What changed since a client last asked.
+    pub sync: Sync,
+    /// What user data asks of rooms.
+    pub room_lookup: Arc<dyn RoomLookup>,
+    /// Wakes long polls.
+    pub wakes: Wakes,
+    /// Numbers of changes that are in memory only.
+    pub ephemeral: Sequence,
+    /// Account data.
+    pub account_data: AccountData,
+    /// Room tags.
+    pub tags: Tags,
+    /// Filters.
+    pub filters: Filters,
+    /// Push rules.
+    pub push_rules: PushRules,
+    /// Receipts and read markers.
+    pub receipts: Receipts,
+    /// Who is typing.
+    pub typing: Typing,
+    /// Who is online.
+    pub presence: Presence,
+    /// Messages to devices.
+    pub to_device: ToDevice,
+    /// Keys of devices and users.
+    pub keys: Keys,
+    /// Backups of room keys.
+    pub key_backup: KeyBackup,
+    /// Where background tasks are started.
+    pub tasks: Tasks,
+    /// Cancelled when the server begins to stop: long polls return at once.
+    pub stopping: CancellationToken,
+    /// Differs in every run of the server; the first part of request ids.
+    pub(crate) boot: String,
+}
+
+/// Why the services could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] Error),
+    /// Passwords cannot be hashed as configured.
+    #[error(transparent)]
+    Passwords(#[from] PasswordError),
+    /// A secret cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+}
+
+impl App {
+    /// Makes all services. The configuration is read as it is now, except where a service takes it live.
+    pub async fn open(base: Base) -> Result<Self, OpenError> {
+        let AccountServices {
+            users,
+            devices,
+            sessions,
+            accounts,
+            registration_tokens,
+            uiaa,
+            registration,
+            shared_secret,
+        } = AccountServices::open(&base).await?;
+        let (profiles, rooms) = rooms::open(&base, &users).await?;
+        let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
+        let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup);
+        let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
+        let Base { config, clock, random, tasks, .. } = base;
+        Ok(Self(Arc::new(Services {
+            limits: Limits::new(config.clone(), clock.clone()),
+            clock,
+            config,
+            users,
+            devices,
+            sessions,
+            accounts,
+            registration_tokens,
+            uiaa,
+            registration,
+            shared_secret,
+            profiles,
+            rooms,
+            sync,
+            room_lookup,
+            wakes: user_data.wakes,
+            ephemeral: user_data.ephemeral,
+            account_data: user_data.account_data,
+            tags: user_data.tags,
+            filters: user_data.filters,
+            push_rules: user_data.push_rules,
+            receipts: user_data.receipts,
+            typing: user_data.typing,
+            presence: user_data.presence,
+            to_device: user_data.to_device,
+            keys: user_data.keys,
+            key_backup: user_data.key_backup,
+            stopping: tasks.stopping().clone(),
+            tasks,
+            boot: random.token(6),
+        })))
+    }
+}
+
+impl Deref for App {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.0
+    }
+}

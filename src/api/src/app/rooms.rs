@@ -1,0 +1,49 @@
+//! The services of rooms and sync, made in the order in which they use each other.
+
+use allod_server::{
+    config::Who,
+    database::Error,
+    profiles::Profiles,
+    rooms::{RoomOptions, Rooms},
+    sync::{Sync, SyncSources},
+    users::Users,
+};
+
+use super::{Base, user_data::UserDataServices};
+
+/// Profiles, and rooms, which repeat them in member events.
+pub(super) async fn open(base: &Base, users: &Users) -> Result<(Profiles, Rooms), Error> {
+    let Base { database, config, clock, random, tasks, identity } = base.clone();
+    let now = config.get();
+    let options = RoomOptions {
+        default_version: now.rooms.default_version.clone(),
+        users_may_publish: now.rooms.publish == Who::Everyone,
+        ..RoomOptions::default()
+    };
+    let profiles = Profiles::new(database.clone(), users.clone());
+    let rooms =
+        Rooms::open(database, users.clone(), profiles.clone(), identity, clock, random, tasks, options)
+            .await?;
+    Ok((profiles, rooms))
+}
+
+/// Sync, which reads from all of them.
+pub(super) fn start_sync(base: &Base, users: &Users, rooms: &Rooms, user_data: &UserDataServices) -> Sync {
+    let sources = SyncSources {
+        database: base.database.clone(),
+        users: users.clone(),
+        rooms: rooms.clone(),
+        account_data: user_data.account_data.clone(),
+        push_rules: user_data.push_rules.clone(),
+        filters: user_data.filters.clone(),
+        receipts: user_data.receipts.clone(),
+        typing: user_data.typing.clone(),
+        presence: user_data.presence.clone(),
+        to_device: user_data.to_device.clone(),
+        keys: user_data.keys.clone(),
+        sequence: user_data.ephemeral.clone(),
+        wakes: user_data.wakes.clone(),
+        clock: base.clock.clone(),
+    };
+    Sync::start(sources, &base.random, &base.tasks)
+}

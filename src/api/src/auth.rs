@@ -1,0 +1,280 @@
+//! Who is calling: from the request's token to the type that a handler asks for.
+//!
+//! Which types a handler may take as its caller follows from the endpoint's authentication scheme in ruma's metadata
+//! ([`Caller`] is implemented for pairs of scheme and type), so a handler that forgets authentication does not compile.
+
+use std::ops::Deref;
+
+use allod_server::sessions::AuthenticateError;
+pub use allod_server::sessions::Session;
+use http::{header, request::Parts};
+use ruma::api::auth_scheme::{
+    AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+};
+
+use crate::{
+    address::Client,
+    app::App,
+    error::{Error, Result},
+};
+
+/// Whether an access token is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// Not looked at.
+    Ignored,
+    /// Checked if it is there.
+    Optional,
+    /// Must be there.
+    Required,
+}
+
+/// What is known about who sent a request.
+#[derive(Debug)]
+pub struct Identity {
+    /// The session of the access token, where one was looked for and found.
+    pub session: Option<Session>,
+    /// The token, unchecked, where the scheme is an application service's.
+    pub token: Option<String>,
+    /// Where the request comes from.
+    pub client: Client,
+}
+
+/// A type that may stand for the caller in a handler whose endpoint has the authentication scheme `Scheme`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the caller of an endpoint whose authentication is `{Scheme}`",
+    label = "see the table in the module documentation of endpoint.rs"
+)]
+pub trait Caller<Scheme>: Sized + Send + 'static {
+    /// Whether the access token is checked before [`Caller::admit`].
+    const TOKEN: Token;
+
+    /// Lets the caller in or refuses it.
+    fn admit(identity: Identity) -> Result<Self>;
+}
+
+/// A scheme of ours, for routes that have no ruma metadata ([`Routes::route`]): the handler's caller type decides.
+///
+/// [`Routes::route`]: crate::endpoint::Routes::route
+#[derive(Debug)]
+pub struct Unspecified;
+
+macro_rules! session_wrapper {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(pub Session);
+
+        impl Deref for $name {
+            type Target = Session;
+            fn deref(&self) -> &Session {
+                &self.0
+            }
+        }
+    };
+}
+
+session_wrapper!(
+    /// A user who is not suspended: for what suspension forbids, such as sending events and inviting.
+    Active
+);
+session_wrapper!(
+    /// A user or a guest: for the endpoints of the spec's guest list.
+    ///
+    /// <https://spec.matrix.org/v1.19/client-server-api/#guest-access>
+    Guest
+);
+session_wrapper!(
+    /// Anyone with a token, even if the account is locked: for logging out.
+    Locked
+);
+session_wrapper!(
+    /// A server administrator.
+    Admin
+);
+
+/// For an endpoint with optional authentication that answers all alike: the token is not looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Anyone;
+
+/// The token of `/login` and `/register`, unchecked: only `m.login.application_service` looks at it.
+#[derive(Clone, Debug)]
+pub struct AppserviceToken(pub Option<String>);
+
+impl Active {
+    /// Refuses a suspended user: for handlers where it depends on the request.
+    pub fn require(session: &Session) -> Result<()> {
+        if session.suspended { Err(Error::user_suspended()) } else { Ok(()) }
+    }
+}
+
+/// Callers known by their access token, under one scheme.
+macro_rules! session_callers {
+    ($scheme:ty) => {
+        impl Caller<$scheme> for Session {
+            const TOKEN: Token = Token::Required;
+            fn admit(identity: Identity) -> Result<Self> {
+                refuse_guest(refuse_locked(session(identity)?)?)
+            }
+        }
+
+        impl Caller<$scheme> for Active {
+            const TOKEN: Token = Token::Required;
+            fn admit(identity: Identity) -> Result<Self> {
+                let session = refuse_guest(refuse_locked(session(identity)?)?)?;
+                Active::require(&session)?;
+                Ok(Self(session))
+            }
+        }
+
+        impl Caller<$scheme> for Guest {
+            const TOKEN: Token = Token::Required;
+            fn admit(identity: Identity) -> Result<Self> {
+                refuse_locked(session(identity)?).map(Self)
+            }
+        }
+
+        impl Caller<$scheme> for Locked {
+            const TOKEN: Token = Token::Required;
+            fn admit(identity: Identity) -> Result<Self> {
+                session(identity).map(Self)
+            }
+        }
+
+        impl Caller<$scheme> for Admin {
+            const TOKEN: Token = Token::Required;
+            fn admit(identity: Identity) -> Result<Self> {
+                let session = refuse_locked(session(identity)?)?;
+                if session.admin {
+                    Ok(Self(session))
+                } else {
+                    Err(Error::forbidden("You are not a server administrator"))
+                }
+            }
+        }
+    };
+}
+
+session_callers!(AccessToken);
+session_callers!(Unspecified);
+
+/// Callers without authentication, under one scheme.
+macro_rules! anonymous_callers {
+    ($scheme:ty) => {
+        impl Caller<$scheme> for () {
+            const TOKEN: Token = Token::Ignored;
+            fn admit(_: Identity) -> Result<Self> {
+                Ok(())
+            }
+        }
+    };
+}
+
+anonymous_callers!(NoAccessToken);
+anonymous_callers!(NoAuthentication);
+anonymous_callers!(Unspecified);
+
+impl Caller<AccessTokenOptional> for Anyone {
+    const TOKEN: Token = Token::Ignored;
+    fn admit(_: Identity) -> Result<Self> {
+        Ok(Self)
+    }
+}
+
+/// Callers who may name themselves, under one scheme.
+macro_rules! optional_callers {
+    ($scheme:ty) => {
+        impl Caller<$scheme> for Option<Session> {
+            const TOKEN: Token = Token::Optional;
+            fn admit(identity: Identity) -> Result<Self> {
+                identity.session.map(|session| refuse_guest(refuse_locked(session)?)).transpose()
+            }
+        }
+
+        impl Caller<$scheme> for Option<Guest> {
+            const TOKEN: Token = Token::Optional;
+            fn admit(identity: Identity) -> Result<Self> {
+                identity.session.map(|session| refuse_locked(session).map(Guest)).transpose()
+            }
+        }
+    };
+}
+
+optional_callers!(AccessTokenOptional);
+// For what the spec leaves open to all and a configuration may close.
+optional_callers!(NoAccessToken);
+
+impl Caller<AppserviceTokenOptional> for AppserviceToken {
+    const TOKEN: Token = Token::Ignored;
+    fn admit(identity: Identity) -> Result<Self> {
+        Ok(Self(identity.token))
+    }
+}
+
+/// Any caller, and where the request comes from.
+impl<Scheme, C: Caller<Scheme>> Caller<Scheme> for (C, Client) {
+    const TOKEN: Token = C::TOKEN;
+    fn admit(identity: Identity) -> Result<Self> {
+        let client = identity.client.clone();
+        Ok((C::admit(identity)?, client))
+    }
+}
+
+/// Finds out who sent the request, as far as the endpoint wants to know.
+pub(crate) async fn identify(app: &App, parts: &Parts, client: Client, wanted: Token) -> Result<Identity> {
+    let token = token(parts);
+    let session = match (wanted, &token) {
+        (Token::Ignored, _) | (Token::Optional, None) => None,
+        (Token::Required, None) => return Err(Error::missing_token()),
+        (Token::Optional | Token::Required, Some(token)) => Some(authenticate(app, token).await?),
+    };
+    Ok(Identity { session, token, client })
+}
+
+async fn authenticate(app: &App, token: &str) -> Result<Session> {
+    // Never asked of the store: an empty token has matched rows without one elsewhere (CVE-2023-32682).
+    if token.trim().is_empty() {
+        return Err(Error::unknown_token(false));
+    }
+    app.sessions.authenticate(token).await.map_err(Error::from)
+}
+
+/// The bearer token: from the header, or from the query while versions up to v1.19 are advertised.
+fn token(parts: &Parts) -> Option<String> {
+    if let Some(value) = parts.headers.get(header::AUTHORIZATION) {
+        return value.to_str().ok().and_then(bearer).map(str::to_owned);
+    }
+    if !parts.uri.query().unwrap_or_default().contains("access_token=") {
+        return None;
+    }
+    let request = http::Request::builder().uri(&parts.uri).body(()).ok()?;
+    ruma::api::auth_scheme::extract_bearer_or_query_token(&request).ok()?
+}
+
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn session(identity: Identity) -> Result<Session> {
+    identity.session.ok_or_else(Error::missing_token)
+}
+
+fn refuse_locked(session: Session) -> Result<Session> {
+    if session.locked { Err(Error::user_locked()) } else { Ok(session) }
+}
+
+fn refuse_guest(session: Session) -> Result<Session> {
+    if session.guest { Err(Error::guest_access_forbidden()) } else { Ok(session) }
+}
+
+impl From<AuthenticateError> for Error {
+    fn from(error: AuthenticateError) -> Self {
+        match error {
+            AuthenticateError::Unknown { soft_logout } => Self::unknown_token(soft_logout),
+            // The token of an account that is gone is a token that is gone: the client forgets it.
+            AuthenticateError::Deactivated => Self::unknown_token(false),
+            AuthenticateError::Storage(error) => error.into(),
+        }
+    }
+}

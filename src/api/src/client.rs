@@ -1,0 +1,32 @@
+//! The client-server API: a file per chapter of the spec.
+
+mod access;
+pub mod account;
+pub mod account_data;
+pub mod backup;
+pub mod capabilities;
+pub mod contact;
+pub mod device;
+pub mod directory;
+pub mod discovery;
+pub mod filter;
+pub mod history;
+pub mod keys;
+pub mod login;
+pub mod logout;
+pub mod membership;
+pub mod message;
+pub mod moderation;
+pub mod presence;
+pub mod profile;
+pub mod push_rule;
+pub mod read_marker;
+pub mod receipt;
+pub mod register;
+pub mod room;
+pub mod sync;
+pub mod tag;
+pub mod to_device;
+pub mod typing;
+pub mod uiaa;
+pub mod versions;

@@ -1,0 +1,190 @@
+//! Room aliases and the room directory.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#room-aliases>,
+//! <https://spec.matrix.org/v1.19/client-server-api/#published-room-directory>
+
+use allod_server::rooms::{alias::AliasError, directory::DirectoryQuery};
+use http::StatusCode;
+use ruma::{
+    RoomAliasId, UInt,
+    api::{
+        client::{
+            alias::{create_alias::v3 as create, delete_alias::v3 as delete, get_alias::v3 as get},
+            directory::{
+                get_public_rooms::v3 as public_rooms, get_public_rooms_filtered::v3 as filtered,
+                get_room_visibility::v3 as get_visibility, set_room_visibility::v3 as set_visibility,
+            },
+            room::{Visibility, aliases::v3 as aliases},
+        },
+        error::ErrorKind,
+    },
+    directory::{Filter, PublicRoomsChunk},
+};
+
+use crate::{
+    app::App,
+    auth::{Active, Session},
+    client::room::caller,
+    endpoint::Routes,
+    error::{Error, Result},
+};
+
+pub(crate) fn routes(routes: Routes) -> Routes {
+    routes
+        .endpoint(get_alias)
+        .endpoint(create_alias)
+        .endpoint(delete_alias)
+        .endpoint(room_aliases)
+        .endpoint(get_room_visibility)
+        .endpoint(set_room_visibility)
+        .endpoint(get_public_rooms)
+        .endpoint(get_public_rooms_filtered)
+}
+
+/// Rooms on one page of the directory where the client does not say.
+const PAGE_ROOMS: usize = 100;
+
+/// `GET /_matrix/client/v3/directory/room/{roomAlias}`
+async fn get_alias(app: App, (): (), request: get::Request) -> Result<get::Response> {
+    let number = app.rooms.resolve_alias(request.room_alias.as_str()).await?;
+    let number = number.ok_or(AliasError::NotFound)?;
+    let room_id = app.rooms.get(number).await?.room_id.clone();
+    Ok(get::Response::new(room_id, vec![app.users.server_name().to_owned()]))
+}
+
+/// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
+async fn create_alias(app: App, session: Active, request: create::Request) -> Result<create::Response> {
+    check_ours(&app, &request.room_alias)?;
+    let room = app.rooms.known(&request.room_id).await?;
+    app.rooms.create_alias(&request.room_alias, &room, &caller(&session)).await?;
+    Ok(create::Response::new())
+}
+
+/// `DELETE /_matrix/client/v3/directory/room/{roomAlias}`
+async fn delete_alias(app: App, session: Active, request: delete::Request) -> Result<delete::Response> {
+    app.rooms.delete_alias(&request.room_alias, &caller(&session), session.admin).await?;
+    Ok(delete::Response::new())
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/aliases`
+async fn room_aliases(app: App, session: Session, request: aliases::Request) -> Result<aliases::Response> {
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let aliases = app.rooms.aliases(view.room.number).await?;
+    Ok(aliases::Response::new(aliases.into_iter().filter_map(|alias| alias.try_into().ok()).collect()))
+}
+
+/// `GET /_matrix/client/v3/directory/list/room/{roomId}`
+async fn get_room_visibility(
+    app: App,
+    (): (),
+    request: get_visibility::Request,
+) -> Result<get_visibility::Response> {
+    let room = app.rooms.known(&request.room_id).await?;
+    let published = app.rooms.is_published(room.number).await?;
+    Ok(get_visibility::Response::new(if published { Visibility::Public } else { Visibility::Private }))
+}
+
+/// `PUT /_matrix/client/v3/directory/list/room/{roomId}`
+async fn set_room_visibility(
+    app: App,
+    session: Active,
+    request: set_visibility::Request,
+) -> Result<set_visibility::Response> {
+    let room = app.rooms.known(&request.room_id).await?;
+    let published = request.visibility == Visibility::Public;
+    app.rooms.set_published(&room, &caller(&session), session.admin, published).await?;
+    Ok(set_visibility::Response::new())
+}
+
+/// `GET /_matrix/client/v3/publicRooms`
+async fn get_public_rooms(
+    app: App,
+    session: Option<Session>,
+    request: public_rooms::Request,
+) -> Result<public_rooms::Response> {
+    if session.is_none() && !app.config.get().rooms.directory_without_account {
+        return Err(Error::missing_token());
+    }
+    check_local(&app, request.server.as_deref())?;
+    let page = page(&app, request.limit, request.since.as_deref(), &Filter::new()).await?;
+    let mut response = public_rooms::Response::new(page.chunk);
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = page.total;
+    Ok(response)
+}
+
+/// `POST /_matrix/client/v3/publicRooms`
+async fn get_public_rooms_filtered(
+    app: App,
+    _: Session,
+    request: filtered::Request,
+) -> Result<filtered::Response> {
+    check_local(&app, request.server.as_deref())?;
+    let page = page(&app, request.limit, request.since.as_deref(), &request.filter).await?;
+    let mut response = filtered::Response::new();
+    response.chunk = page.chunk;
+    response.next_batch = page.next_batch;
+    response.prev_batch = page.prev_batch;
+    response.total_room_count_estimate = page.total;
+    Ok(response)
+}
+
+struct Page {
+    chunk: Vec<PublicRoomsChunk>,
+    next_batch: Option<String>,
+    prev_batch: Option<String>,
+    total: Option<UInt>,
+}
+
+async fn page(app: &App, limit: Option<UInt>, since: Option<&str>, filter: &Filter) -> Result<Page> {
+    let bad = |_| Error::invalid_param("since is not a token of this server");
+    let offset: usize = since.map(str::parse).transpose().map_err(bad)?.unwrap_or(0);
+    let limit = limit.map_or(PAGE_ROOMS, |limit| usize::try_from(u64::from(limit)).unwrap_or(PAGE_ROOMS));
+    let query = DirectoryQuery {
+        term: filter.generic_search_term.as_deref(),
+        room_types: &filter.room_types,
+        offset,
+        limit: limit.clamp(1, 500),
+    };
+    let found = app.rooms.directory(&query).await?;
+    let end = offset.saturating_add(found.rooms.len());
+    Ok(Page {
+        next_batch: (end < found.total).then(|| end.to_string()),
+        prev_batch: (offset > 0).then(|| offset.saturating_sub(query.limit).to_string()),
+        total: UInt::try_from(found.total).ok(),
+        chunk: found.rooms,
+    })
+}
+
+/// Directories of other servers are asked over federation.
+fn check_local(app: &App, server: Option<&ruma::ServerName>) -> Result<()> {
+    match server {
+        Some(server) if server != app.users.server_name() => {
+            Err(Error::not_found("This server does not ask other servers for their room directory"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_ours(app: &App, alias: &RoomAliasId) -> Result<()> {
+    if alias.server_name() == app.users.server_name() {
+        Ok(())
+    } else {
+        Err(Error::invalid_param("The room alias belongs to another server"))
+    }
+}
+
+impl From<AliasError> for Error {
+    fn from(error: AliasError) -> Self {
+        match error {
+            AliasError::NotFound => Self::not_found("There is no such room alias"),
+            AliasError::InUse => {
+                Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, "The room alias is taken already")
+            }
+            AliasError::NotOurs => Self::invalid_param("The room alias belongs to another server"),
+            AliasError::Forbidden => Self::forbidden("You may not change this"),
+            AliasError::Storage(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! Getting events for a room: history, context, single events, state and members.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#getting-events-for-a-room>
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use allod_server::{
+    rooms::{
+        EventFilter,
+        access::{AccessError, View},
+        event::StoredEvent,
+        pagination::PaginationToken,
+        read::Direction,
+    },
+    sync::token::SyncToken,
+    tables::rooms::Membership,
+};
+use ruma::{
+    UInt,
+    api::{
+        Direction as RumaDirection,
+        client::{
+            context::get_context::v3 as context,
+            filter::{LazyLoadOptions, RoomEventFilter},
+            membership::{get_member_events::v3 as members, joined_members::v3 as joined_members},
+            message::get_message_events::v3 as messages,
+            room::get_room_event::v3 as event,
+            state::{
+                get_state_event_for_key::v3::{self as state_event, StateEventFormat},
+                get_state_events::v3 as state,
+            },
+        },
+    },
+    events::room::member::MembershipState,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    app::App,
+    auth::Guest,
+    client::room::caller,
+    endpoint::Routes,
+    error::{Error, Result},
+    response::{Response, json_bytes},
+};
+
+pub(crate) fn routes(routes: Routes) -> Routes {
+    routes
+        .raw_endpoint(get_message_events)
+        .raw_endpoint(get_context)
+        .raw_endpoint(get_room_event)
+        .raw_endpoint(get_state_events)
+        .raw_endpoint(get_state_event_for_key)
+        .raw_endpoint(get_member_events)
+        .endpoint(joined_members)
+}
+
+/// Most events in one answer.
+const EVENTS_MAX: usize = 1000;
+
+/// A page of `/messages` or the surroundings of an event.
+#[derive(Serialize)]
+struct Page {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_before: Option<Vec<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    events_after: Option<Vec<Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk: Option<Vec<Box<RawValue>>>,
+    state: Vec<Box<RawValue>>,
+    start: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<String>,
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/messages`
+async fn get_message_events(app: App, session: Guest, request: messages::Request) -> Result<Response> {
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let direction = match request.dir {
+        RumaDirection::Backward => Direction::Backward,
+        RumaDirection::Forward => Direction::Forward,
+    };
+    let from = match (&request.from, direction) {
+        (Some(from), _) => token(&app, &view, from).await?,
+        (None, Direction::Backward) => PaginationToken::END,
+        (None, Direction::Forward) => PaginationToken::START,
+    };
+    let to = match &request.to {
+        Some(to) => Some(token(&app, &view, to).await?),
+        None => None,
+    };
+    let filter = EventFilter::from(&request.filter);
+    let limit = limit(request.limit);
+    let wanted = |event: &StoredEvent| matches(&filter, &view, event);
+    let page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
+    let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
+    respond(&Page {
+        event: None,
+        events_before: None,
+        events_after: None,
+        chunk: Some(rendered(&app, &view, &page.events).await?),
+        state,
+        start: page.start.to_string(),
+        end: page.end.map(|end| end.to_string()),
+    })
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/context/{eventId}`
+async fn get_context(app: App, session: Guest, request: context::Request) -> Result<Response> {
+    let not_found = || Error::not_found("There is no such event, or you may not see it");
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let filter = EventFilter::from(&request.filter);
+    let wanted = |event: &StoredEvent| matches(&filter, &view, event);
+    let limit = limit(request.limit);
+    let found = app.rooms.context(&view, &request.event_id, limit, wanted).await?.ok_or_else(not_found)?;
+    let last = found.after.last().unwrap_or(&found.event);
+    let state = if request.filter.lazy_load_options == LazyLoadOptions::Disabled {
+        let events = app.rooms.state_events_at(&view, last.record.state_after, None).await?;
+        rendered(&app, &view, &events).await?
+    } else {
+        let around: Vec<_> = found.before.iter().chain([&found.event]).chain(&found.after).cloned().collect();
+        lazy_state(&app, &view, &request.filter, &around).await?
+    };
+    let event = rendered(&app, &view, std::slice::from_ref(&found.event)).await?.pop();
+    respond(&Page {
+        event,
+        events_before: Some(rendered(&app, &view, &found.before).await?),
+        events_after: Some(rendered(&app, &view, &found.after).await?),
+        chunk: None,
+        state,
+        start: found.start.to_string(),
+        end: Some(found.end.to_string()),
+    })
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/event/{eventId}`
+async fn get_room_event(app: App, session: Guest, request: event::Request) -> Result<Response> {
+    let not_found = || Error::not_found("There is no such event, or you may not see it");
+    let view = match app.rooms.view(&request.room_id, &caller(&session)).await {
+        Ok(view) => view,
+        Err(AccessError::Forbidden) => return Err(not_found()),
+        Err(AccessError::Storage(error)) => return Err(error.into()),
+    };
+    let event = app.rooms.visible_event(&view, &request.event_id).await?.ok_or_else(not_found)?;
+    let json = app.rooms.render(&view, &[event], true).await?.pop().ok_or_else(not_found)?;
+    Ok(json_bytes(json))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state`
+async fn get_state_events(app: App, session: Guest, request: state::Request) -> Result<Response> {
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let events = app.rooms.state_events(&view, None).await?;
+    Ok(json_bytes(array(&app.rooms.render(&view, &events, true).await?)))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
+async fn get_state_event_for_key(
+    app: App,
+    session: Guest,
+    request: state_event::Request,
+) -> Result<Response> {
+    let not_found = || Error::not_found("The room has no such state");
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let kind = request.event_type.to_string();
+    let event = app.rooms.state_event(&view, &kind, &request.state_key).await?.ok_or_else(not_found)?;
+    if request.format == StateEventFormat::Event {
+        let json = app.rooms.render(&view, &[event], true).await?.pop().ok_or_else(not_found)?;
+        return Ok(json_bytes(json));
+    }
+    let pdu = event.pdu(&view.room)?;
+    Ok(json_bytes(pdu.content.get().to_owned()))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/members`
+async fn get_member_events(app: App, session: Guest, request: members::Request) -> Result<Response> {
+    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
+    let root = match &request.at {
+        Some(at) => {
+            let point = token(&app, &view, at).await?;
+            app.rooms.root_before(&view, point).await?
+        }
+        None => view.root,
+    };
+    let wanted = |membership: Membership| {
+        let is = |state: &MembershipState| state.as_str() == membership.as_str();
+        match (&request.membership, &request.not_membership) {
+            (None, None) => true,
+            (Some(only), None) => is(only),
+            (None, Some(not)) => !is(not),
+            // The specification combines the two by "or".
+            (Some(only), Some(not)) => is(only) || !is(not),
+        }
+    };
+    let events = app.rooms.member_events(&view, root, wanted).await?;
+    let mut body = b"{\"chunk\":".to_vec();
+    body.extend(array(&app.rooms.render(&view, &events, true).await?));
+    body.push(b'}');
+    Ok(json_bytes(body))
+}
+
+/// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
+async fn joined_members(
+    app: App,
+    session: Guest,
+    request: joined_members::Request,
+) -> Result<joined_members::Response> {
+    let view = app.rooms.joined_view(&request.room_id, &caller(&session)).await?;
+    let events =
+        app.rooms.member_events(&view, view.root, |membership| membership == Membership::Join).await?;
+    let mut joined = std::collections::BTreeMap::new();
+    for event in events {
+        let Some(user_id) = event.record.state_key.as_deref().and_then(|id| ruma::UserId::parse(id).ok())
+        else {
+            continue;
+        };
+        let profile: Profile = event.pdu(&view.room)?.content_as().unwrap_or_default();
+        let mut member = joined_members::RoomMember::new();
+        member.display_name = profile.displayname;
+        member.avatar_url = profile.avatar_url.map(Into::into);
+        joined.insert(user_id, member);
+    }
+    Ok(joined_members::Response::new(joined))
+}
+
+#[derive(Default, serde::Deserialize)]
+struct Profile {
+    displayname: Option<String>,
+    avatar_url: Option<String>,
+}
+
+/// A point in the room that a token of `/messages` or `/sync` names.
+pub(crate) async fn token(app: &App, view: &View, text: &str) -> Result<PaginationToken> {
+    let bad = || Error::invalid_param("The token is not one of this server");
+    if let Ok(point) = text.parse::<PaginationToken>() {
+        return Ok(point);
+    }
+    let token: SyncToken = text.parse().map_err(|_| bad())?;
+    Ok(app.rooms.point_at(view, token.position).await?)
+}
+
+fn limit(asked: UInt) -> usize {
+    usize::try_from(u64::from(asked)).unwrap_or(EVENTS_MAX).min(EVENTS_MAX)
+}
+
+fn matches(filter: &EventFilter, view: &View, event: &StoredEvent) -> bool {
+    filter.is_open() || event.pdu(&view.room).is_ok_and(|pdu| filter.matches(&pdu))
+}
+
+/// The member events of those who sent the events, if the filter asks for them.
+async fn lazy_state(
+    app: &App,
+    view: &View,
+    filter: &RoomEventFilter,
+    events: &[Arc<StoredEvent>],
+) -> Result<Vec<Box<RawValue>>> {
+    if filter.lazy_load_options == LazyLoadOptions::Disabled {
+        return Ok(Vec::new());
+    }
+    let mut senders = BTreeSet::new();
+    for event in events {
+        senders.insert(event.pdu(&view.room)?.sender.to_string());
+    }
+    let mut members = Vec::with_capacity(senders.len());
+    for sender in senders {
+        members.extend(app.rooms.state_event(view, "m.room.member", &sender).await?);
+    }
+    rendered(app, view, &members).await
+}
+
+async fn rendered(app: &App, view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Box<RawValue>>> {
+    let rendered = app.rooms.render(view, events, true).await?;
+    let raw = rendered.into_iter().map(|json| {
+        let text = String::from_utf8(json).map_err(Error::internal)?;
+        RawValue::from_string(text).map_err(Error::internal)
+    });
+    raw.collect()
+}
+
+fn array(events: &[Vec<u8>]) -> Vec<u8> {
+    let mut body = vec![b'['];
+    body.extend(events.join(&b','));
+    body.push(b']');
+    body
+}
+
+fn respond(page: &Page) -> Result<Response> {
+    Ok(json_bytes(serde_json::to_vec(page).map_err(Error::internal)?))
+}
+
+impl From<AccessError> for Error {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Forbidden => Self::forbidden("You are not in this room"),
+            AccessError::Storage(error) => error.into(),
+        }
+    }
+}

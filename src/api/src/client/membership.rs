@@ -1,0 +1,192 @@
+//! Room membership.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#room-membership>
+
+use std::sync::Arc;
+
+use allod_server::rooms::{
+    AppendError, BuildError, Room,
+    membership::{MembershipError, MembershipOptions},
+};
+use http::StatusCode;
+use ruma::{
+    OwnedRoomId, RoomOrAliasId,
+    api::{
+        client::{
+            knock::knock_room::v3 as knock,
+            membership::{
+                ban_user::v3 as ban,
+                forget_room::v3 as forget,
+                invite_user::v3::{self as invite, InvitationRecipient},
+                join_room_by_id::v3 as join_by_id,
+                join_room_by_id_or_alias::v3 as join,
+                kick_user::v3 as kick,
+                leave_room::v3 as leave,
+                unban_user::v3 as unban,
+            },
+        },
+        error::ErrorKind,
+    },
+};
+
+use crate::{
+    app::App,
+    auth::{Active, Guest, Session},
+    client::room::caller,
+    endpoint::Routes,
+    error::{Error, Result},
+};
+
+pub(crate) fn routes(routes: Routes) -> Routes {
+    routes
+        .endpoint(join_room_by_id)
+        .endpoint(join_room_by_id_or_alias)
+        .endpoint(knock_room)
+        .endpoint(invite_user)
+        .endpoint(leave_room)
+        .endpoint(kick_user)
+        .endpoint(ban_user)
+        .endpoint(unban_user)
+        .endpoint(forget_room)
+}
+
+fn with_reason(reason: Option<String>) -> MembershipOptions {
+    MembershipOptions { reason, is_direct: None }
+}
+
+/// The id of the room that a path names by id or alias.
+pub(crate) async fn room_id_of(app: &App, name: &RoomOrAliasId) -> Result<OwnedRoomId> {
+    let not_found = || Error::not_found("This server knows no such room or room alias");
+    match <&ruma::RoomId>::try_from(name) {
+        Ok(room_id) => Ok(room_id.to_owned()),
+        Err(_) => {
+            let number = app.rooms.resolve_alias(name.as_str()).await?.ok_or_else(not_found)?;
+            Ok(app.rooms.get(number).await?.room_id.clone())
+        }
+    }
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/join`
+async fn join_room_by_id(
+    app: App,
+    session: Guest,
+    request: join_by_id::Request,
+) -> Result<join_by_id::Response> {
+    let room = join_known(&app, &session, &request.room_id, request.reason).await?;
+    Ok(join_by_id::Response::new(room.room_id.clone()))
+}
+
+/// `POST /_matrix/client/v3/join/{roomIdOrAlias}`
+async fn join_room_by_id_or_alias(
+    app: App,
+    session: Guest,
+    request: join::Request,
+) -> Result<join::Response> {
+    let room_id = room_id_of(&app, &request.room_id_or_alias).await?;
+    let room = join_known(&app, &session, &room_id, request.reason).await?;
+    Ok(join::Response::new(room.room_id.clone()))
+}
+
+async fn join_known(
+    app: &App,
+    session: &Session,
+    room_id: &ruma::RoomId,
+    reason: Option<String>,
+) -> Result<Arc<Room>> {
+    if session.suspended {
+        return Err(Error::user_suspended());
+    }
+    if session.guest {
+        app.rooms.check_guest_access(room_id).await?;
+    }
+    Ok(app.rooms.join(room_id, &caller(session), &with_reason(reason)).await?)
+}
+
+/// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
+async fn knock_room(app: App, session: Active, request: knock::Request) -> Result<knock::Response> {
+    let room_id = room_id_of(&app, &request.room_id_or_alias).await?;
+    let room = app.rooms.knock(&room_id, &caller(&session), &with_reason(request.reason)).await?;
+    Ok(knock::Response::new(room.room_id.clone()))
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/invite`
+async fn invite_user(app: App, session: Active, request: invite::Request) -> Result<invite::Response> {
+    let InvitationRecipient::UserId(recipient) = request.recipient else {
+        return Err(Error::new(
+            StatusCode::BAD_REQUEST,
+            ErrorKind::ThreepidDenied,
+            "This server does not invite by e-mail address or telephone number",
+        ));
+    };
+    let options = with_reason(recipient.reason);
+    app.rooms.invite(&request.room_id, &caller(&session), &recipient.user_id, &options).await?;
+    Ok(invite::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/leave`
+async fn leave_room(app: App, session: Guest, request: leave::Request) -> Result<leave::Response> {
+    app.rooms.leave(&request.room_id, &caller(&session), &with_reason(request.reason)).await?;
+    Ok(leave::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/kick`
+async fn kick_user(app: App, session: Active, request: kick::Request) -> Result<kick::Response> {
+    let options = with_reason(request.reason);
+    app.rooms.kick(&request.room_id, &caller(&session), &request.user_id, &options).await?;
+    Ok(kick::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/ban`
+async fn ban_user(app: App, session: Active, request: ban::Request) -> Result<ban::Response> {
+    let options = with_reason(request.reason);
+    app.rooms.ban(&request.room_id, &caller(&session), &request.user_id, &options).await?;
+    Ok(ban::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/unban`
+async fn unban_user(app: App, session: Active, request: unban::Request) -> Result<unban::Response> {
+    let options = with_reason(request.reason);
+    app.rooms.unban(&request.room_id, &caller(&session), &request.user_id, &options).await?;
+    Ok(unban::Response::new())
+}
+
+/// `POST /_matrix/client/v3/rooms/{roomId}/forget`
+async fn forget_room(app: App, session: Session, request: forget::Request) -> Result<forget::Response> {
+    app.rooms.forget(&request.room_id, &caller(&session)).await?;
+    Ok(forget::Response::new())
+}
+
+impl From<MembershipError> for Error {
+    fn from(error: MembershipError) -> Self {
+        match error {
+            MembershipError::UnknownRoom => Self::not_found("This server does not know the room"),
+            MembershipError::Forbidden(reason) => Self::forbidden(reason),
+            MembershipError::GuestsForbidden => Self::guest_access_forbidden(),
+            MembershipError::StillIn => Self::unknown("Leave the room before you forget it"),
+            MembershipError::Append(error) => error.into(),
+            MembershipError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<AppendError> for Error {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Forbidden(reason) => Self::forbidden(reason),
+            AppendError::Malformed(error) => match error {
+                BuildError::TooLarge(_) => Self::too_large(error.to_string()),
+                BuildError::FieldTooLong(_) => Self::too_large(error.to_string()),
+                BuildError::NotCanonical(_)
+                | BuildError::NotAnObject
+                | BuildError::TooManyReferences(_)
+                | BuildError::RoomId
+                | BuildError::UnsupportedVersion => Self::bad_json(error.to_string()),
+            },
+            AppendError::UnknownTarget => Self::not_found("The event to redact is not in this room"),
+            AppendError::Conflict(_) => Self::unknown("Something else changed at the same time; try again"),
+            AppendError::Busy => Self::limit_exceeded(std::time::Duration::from_secs(1)),
+            AppendError::Interrupted => Self::unavailable("the room's task ended"),
+            AppendError::Storage(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Rooms: creating them, and which of them one is in.
+//!
+//! <https://spec.matrix.org/v1.19/client-server-api/#rooms-1>
+
+use allod_server::{
+    config::Who,
+    rooms::{
+        create::{CreateError, CreateRoomError},
+        send::Caller,
+    },
+    tables::rooms::Membership,
+};
+use http::StatusCode;
+use ruma::api::{
+    client::{membership::joined_rooms::v3 as joined_rooms, room::create_room::v3 as create},
+    error::ErrorKind,
+};
+
+use crate::{
+    app::App,
+    auth::{Active, Session},
+    endpoint::Routes,
+    error::{Error, Result},
+};
+
+pub(crate) fn routes(routes: Routes) -> Routes {
+    routes.endpoint(create_room).endpoint(joined_rooms)
+}
+
+/// The caller as the rooms' service knows them.
+pub(crate) fn caller(session: &Session) -> Caller {
+    Caller { user_id: session.user_id.clone(), user: session.user, device: Some(session.device) }
+}
+
+/// `POST /_matrix/client/v3/createRoom`
+async fn create_room(app: App, session: Active, request: create::Request) -> Result<create::Response> {
+    if app.config.get().rooms.create == Who::Admins && !session.admin {
+        return Err(Error::forbidden("Only administrators may create rooms on this server"));
+    }
+    let room_id = app.rooms.create(&caller(&session), &request, session.admin).await?;
+    Ok(create::Response::new(room_id))
+}
+
+/// `GET /_matrix/client/v3/joined_rooms`
+async fn joined_rooms(
+    app: App,
+    session: Session,
+    _: joined_rooms::Request,
+) -> Result<joined_rooms::Response> {
+    let mut room_ids = Vec::new();
+    for number in app.rooms.rooms_of(session.user, Membership::Join).await? {
+        room_ids.push(app.rooms.get(number).await?.room_id.clone());
+    }
+    Ok(joined_rooms::Response::new(room_ids))
+}
+
+impl From<CreateError> for Error {
+    fn from(error: CreateError) -> Self {
+        let bad = |kind, message: String| Self::new(StatusCode::BAD_REQUEST, kind, message);
+        match error {
+            CreateError::Plan(error) => match error {
+                CreateRoomError::UnsupportedVersion(_) => {
+                    bad(ErrorKind::UnsupportedRoomVersion, error.to_string())
+                }
+                CreateRoomError::UnknownPreset
+                | CreateRoomError::CreationContent(_)
+                | CreateRoomError::InitialState(_) => Self::bad_json(error.to_string()),
+                CreateRoomError::PowerLevels(_) => bad(ErrorKind::InvalidRoomState, error.to_string()),
+                CreateRoomError::Json(error) => Self::internal(error),
+            },
+            CreateError::AliasInUse => bad(ErrorKind::RoomInUse, "The room alias is taken".to_owned()),
+            CreateError::BadAlias => Self::invalid_param("The room alias is malformed"),
+            CreateError::InvalidState(reason) => bad(ErrorKind::InvalidRoomState, reason),
+            CreateError::ThirdParty => bad(
+                ErrorKind::ThreepidDenied,
+                "This server does not invite by e-mail address or telephone number".to_owned(),
+            ),
+            CreateError::MayNotPublish => {
+                Self::forbidden("You may not publish rooms in this server's room directory")
+            }
+            CreateError::Append(error) => error.into(),
+            CreateError::Storage(error) => error.into(),
+        }
+    }
+}
