@@ -1,0 +1,75 @@
+//! The program: arguments, configuration, tracing, build, serve, drain. What is decided here is how the parts are put
+//! together; what they do is in the crates below.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use allod_server::config::{self, Filled, Overrides, Problems};
+use anyhow::Context;
+use clap::Parser;
+use tikv_jemallocator::Jemalloc;
+
+#[path = "main/admin_client.rs"]
+mod admin_client;
+#[path = "main/arguments.rs"]
+mod arguments;
+#[path = "main/dev.rs"]
+mod dev;
+#[path = "main/logging.rs"]
+mod logging;
+#[path = "main/serve.rs"]
+mod serve;
+#[path = "main/user.rs"]
+mod user;
+
+use arguments::{Arguments, Command, ConfigFile, GenerateConfig};
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
+
+/// How the allocator keeps resident memory low: few arenas, and pages given back within a second.
+#[expect(unsafe_code, reason = "the allocator reads its settings from a symbol of this name")]
+#[unsafe(export_name = "malloc_conf")]
+pub static MALLOC_CONF: &[u8; 80] =
+    b"narenas:2,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,thp:never\0";
+
+/// Exit code for a mistake in the arguments (as clap's) or the configuration.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Serve(options) => serve::run(&options),
+        Command::CheckConfig(file) => check_config(&file),
+        Command::GenerateConfig(options) => generate_config(options),
+        Command::User(command) => run_briefly(user::run(command)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let is_usage = error.is::<Problems>() || error.is::<serve::Misconfigured>();
+            // Nobody can be told that standard error is gone.
+            let _ = writeln!(io::stderr(), "allod: {error:#}");
+            if is_usage { ExitCode::from(EXIT_USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+/// Runs a command that only talks to the server.
+fn run_briefly(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(command)
+}
+
+fn check_config(file: &ConfigFile) -> anyhow::Result<()> {
+    let overrides = Overrides { server_name: file.server_name.clone() };
+    let config = config::load(&file.config, &overrides)?;
+    serve::check(&config)?;
+    user::say(&format!("{} is right: the server would be {}.", file.config.display(), config.server.name))
+}
+
+fn generate_config(options: GenerateConfig) -> anyhow::Result<()> {
+    let filled = Filled { server_name: options.server_name, data_dir: options.data_dir };
+    user::say(config::example(options.preset.into(), &filled).trim_end())
+}

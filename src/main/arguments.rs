@@ -1,0 +1,144 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use allod_server::config::Preset;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ruma::OwnedServerName;
+
+/// A Matrix homeserver that a company holds outright.
+#[derive(Debug, Parser)]
+#[command(name = "allod", version, about, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs the server until it is told to stop (SIGTERM or Ctrl-C).
+    Serve(Serve),
+    /// Says what is wrong with a configuration, and where.
+    CheckConfig(ConfigFile),
+    /// Prints a configuration to begin with, every option explained.
+    GenerateConfig(GenerateConfig),
+    /// Makes and changes accounts of the running server.
+    #[command(subcommand)]
+    User(User),
+}
+
+/// Where the configuration is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration file.
+    #[arg(long, short, value_name = "FILE", env = "ALLOD_CONFIG", default_value = "/etc/allod/allod.toml")]
+    pub(crate) config: PathBuf,
+    /// The server's name, for a configuration that does not say it.
+    #[arg(long, value_name = "NAME", env = "SERVER_NAME")]
+    pub(crate) server_name: Option<OwnedServerName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// The configuration file [default: /etc/allod/allod.toml; with --dev: none].
+    #[arg(long, short, value_name = "FILE", env = "ALLOD_CONFIG")]
+    pub(crate) config: Option<PathBuf>,
+    /// The server's name, for a configuration that does not say it.
+    #[arg(long, value_name = "NAME", env = "SERVER_NAME")]
+    pub(crate) server_name: Option<OwnedServerName>,
+    /// For building and testing clients, on this machine only: anyone may register, nothing is limited, everyone may
+    /// publish rooms.
+    #[arg(long)]
+    pub(crate) dev: bool,
+    /// The port on the loopback address [default: 8008].
+    #[arg(long, requires = "dev")]
+    pub(crate) port: Option<u16>,
+    /// Where data is kept [default: nowhere; all is forgotten at the end].
+    #[arg(long, value_name = "FOLDER", requires = "dev")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The secret of /_synapse/admin/v1/register.
+    #[arg(long, value_name = "SECRET", requires = "dev")]
+    pub(crate) registration_shared_secret: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GenerateConfig {
+    /// What the server is for.
+    #[arg(long, value_enum, default_value = "internal")]
+    pub(crate) preset: PresetName,
+    /// The server's name, the part behind the colon in user ids.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<OwnedServerName>,
+    /// The folder for the database.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// The presets, as arguments.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum PresetName {
+    /// Talks to no other server.
+    Internal,
+    /// Talks to the servers of named partners.
+    Partners,
+    /// Talks to all servers.
+    Open,
+}
+
+impl From<PresetName> for Preset {
+    fn from(name: PresetName) -> Self {
+        match name {
+            PresetName::Internal => Self::Internal,
+            PresetName::Partners => Self::Partners,
+            PresetName::Open => Self::Open,
+        }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum User {
+    /// Makes an account and prints its password.
+    Create {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        /// Make it an administrator of the server.
+        #[arg(long)]
+        admin: bool,
+        /// Read the password from the first line of standard input instead of making one up.
+        #[arg(long)]
+        password_stdin: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists the accounts.
+    List {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Gives an account a new password and signs its devices out.
+    ResetPassword {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        /// Read the password from the first line of standard input instead of making one up.
+        #[arg(long)]
+        password_stdin: bool,
+        /// Leave the account's devices signed in.
+        #[arg(long)]
+        keep_devices: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// How the running server is reached.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Socket {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// The server's admin socket [default: as the configuration says].
+    #[arg(long, value_name = "PATH", env = "ALLOD_SOCKET")]
+    pub(crate) socket: Option<PathBuf>,
+}

@@ -1,0 +1,225 @@
+//! `allod serve`: from a configuration to a running server, and to its end.
+
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
+
+use allod_api::{
+    app::{App, Base},
+    router,
+    server::{Bound, Server},
+};
+use allod_server::{
+    clock::Clock,
+    config::{self, Config, ListenAddress, Live, Overrides},
+    database::Database,
+    identity::Identity,
+    random::Random,
+    tables,
+    tasks::Tasks,
+};
+use allod_storage::{OpenOptions, Store};
+use anyhow::Context;
+use axum::Router;
+use ruma::ServerName;
+use tempfile::TempDir;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    arguments::Serve,
+    dev,
+    logging::{self, FilterHandle},
+    user::say,
+};
+
+/// Where the configuration is if nobody says.
+const CONFIG_FILE: &str = "/etc/allod/allod.toml";
+/// How long requests may take to finish once the server stops.
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// A configuration that parses, and that the machine does not allow.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Misconfigured(String);
+
+/// Where the configuration came from, for reading it again.
+struct Source<'a> {
+    options: &'a Serve,
+    /// Kept until the end: the folder of a server that forgets all.
+    forgotten: Option<TempDir>,
+}
+
+impl Source<'_> {
+    fn read(&self) -> anyhow::Result<Config> {
+        if self.options.dev {
+            let forgotten = self.forgotten.as_ref().map_or(Path::new(""), TempDir::path);
+            return dev::config(self.options, forgotten);
+        }
+        let file = self.options.config.as_deref().unwrap_or(Path::new(CONFIG_FILE));
+        let overrides = Overrides { server_name: self.options.server_name.clone() };
+        Ok(config::load(file, &overrides)?)
+    }
+}
+
+/// Runs the server until it is told to stop.
+pub(crate) fn run(options: &Serve) -> anyhow::Result<()> {
+    let forgets = options.dev && options.data_dir.is_none() && options.config.is_none();
+    let forgotten = if forgets { Some(TempDir::with_prefix("allod-")?) } else { None };
+    let source = Source { options, forgotten };
+    let config = source.read()?;
+    check(&config)?;
+    let filter = logging::start(&config.logging)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(run_server(source, config, &filter))
+}
+
+/// What can be found wrong with a configuration only by looking at this machine.
+pub(crate) fn check(config: &Config) -> Result<(), Misconfigured> {
+    logging::check(&config.logging.filter)
+        .map_err(|error| Misconfigured(format!("logging.filter: {:?}: {error}", config.logging.filter)))?;
+    if let Some(secret) = &config.accounts.registration_secret {
+        secret.read().map_err(|error| Misconfigured(format!("accounts.registration_secret: {error}")))?;
+    }
+    Ok(())
+}
+
+async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -> anyhow::Result<()> {
+    // First of all, so that a signal while the server starts is not lost; nor ignored, as process 1 does by default.
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let clock = Clock::system();
+    let random = Random::secure().context("this machine gives no randomness")?;
+    let tasks = Tasks::new();
+    let store = open_store(&config, source.forgotten.is_some())?;
+    let database = Database::open(store.clone(), &random).await?;
+    let name = config.server.name.clone();
+    let listeners = config.listeners.clone();
+    let admin = ListenAddress::Unix(listeners.admin_socket(&config.server.data_dir));
+    let key = config.server.data_dir.join("signing.key");
+    let identity = Identity::open(name.clone(), &key, &random)?;
+    let live = Live::new(config);
+    let base = Base { identity, database, config: live.clone(), clock, random, tasks: tasks.clone() };
+    let app = App::open(base).await?;
+    let server = Server::new(app.clone());
+    let mut addresses = Vec::new();
+    for address in &listeners.client {
+        let router = router::build(app.clone());
+        addresses.push(listen(&server, address, listeners.client_socket_mode(), router)?);
+    }
+    listen(&server, &admin, 0o600, router::build_admin(app))?;
+    announce(&name, &addresses)?;
+    signals.wait(|| reload(&source, &live, filter)).await;
+    drain(&server, &tasks, &store, &mut signals).await
+}
+
+/// Opens the database, or makes it.
+fn open_store(config: &Config, in_memory: bool) -> anyhow::Result<Store> {
+    if in_memory {
+        return Ok(Store::memory(tables::SPACES));
+    }
+    let folder = &config.server.data_dir;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
+    let mut options = OpenOptions::new(
+        folder.join("database"),
+        tables::SPACES,
+        tables::FORMAT,
+        config.server.name.as_str(),
+    );
+    options.memory_bytes = config.storage.memory_bytes();
+    Store::open(options).with_context(|| format!("cannot open the database in {}", folder.display()))
+}
+
+fn listen(
+    server: &Server,
+    address: &ListenAddress,
+    socket_mode: u32,
+    router: Router,
+) -> anyhow::Result<Bound> {
+    server.listen(address, socket_mode, router).with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Says on standard output that requests are answered from now on.
+fn announce(name: &ServerName, addresses: &[Bound]) -> anyhow::Result<()> {
+    for address in addresses {
+        tracing::info!(%address, server_name = %name, version = env!("CARGO_PKG_VERSION"), "ready");
+    }
+    match addresses.first() {
+        Some(address) => say(&format!("allod serves {name} at {address}")),
+        None => Ok(()),
+    }
+}
+
+/// Takes over a changed configuration as far as a running server can.
+fn reload(source: &Source<'_>, live: &Live, filter: &FilterHandle) {
+    let outcome = source.read().and_then(|config| {
+        check(&config)?;
+        Ok(live.reload(&config))
+    });
+    match outcome {
+        Ok(changes) if changes.is_empty() => tracing::info!("the configuration has not changed"),
+        Ok(changes) => {
+            for change in changes {
+                let option = format!("{}.{}", change.section, change.key);
+                if change.live {
+                    tracing::info!(option, "taken over");
+                } else {
+                    tracing::warn!(option, "changed; takes effect at the next start");
+                }
+            }
+            if let Err(error) = filter.set(&live.get().logging.filter) {
+                tracing::error!("{error:#}");
+            }
+        }
+        Err(error) => tracing::error!("the configuration stays as it was: {error:#}"),
+    }
+}
+
+/// Ends in order: no new connections, the requests under way and the other tasks, the store.
+async fn drain(server: &Server, tasks: &Tasks, store: &Store, signals: &mut Signals) -> anyhow::Result<()> {
+    tracing::info!("stopping");
+    let orderly = async {
+        tasks.stopping().cancel();
+        let requests = server.drain(DRAIN_TIME_MAX).await;
+        let tasks = tasks.shut_down(DRAIN_TIME_MAX).await;
+        if !requests || !tasks {
+            tracing::warn!(requests, tasks, "something did not finish in time");
+        }
+        store.close().await;
+    };
+    tokio::select! {
+        () = orderly => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        () = signals.wait(|| ()) => anyhow::bail!("told to stop twice: stopped at once"),
+    }
+}
+
+/// The signals that a server obeys.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits until the server is to stop; meanwhile reloads when asked to.
+    async fn wait(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hang_up.recv() => reload(),
+            }
+        }
+    }
+}

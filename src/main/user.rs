@@ -1,0 +1,148 @@
+//! `allod user`: accounts of the running server.
+
+use std::io::{self, BufRead, Write};
+
+use allod_server::{
+    config::{self, Overrides},
+    random::Random,
+};
+use anyhow::{Context, bail};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    admin_client::AdminClient,
+    arguments::{Socket, User},
+};
+
+/// How many accounts are asked for at once.
+const PAGE: usize = 500;
+/// The length of a password that is made up: 119 bits.
+const PASSWORD_LETTERS: usize = 20;
+
+/// Runs the command.
+pub(crate) async fn run(command: User) -> anyhow::Result<()> {
+    match command {
+        User::Create { name, admin, password_stdin, socket } => {
+            let password = Password::choose(password_stdin)?;
+            let body = json!({ "name": name, "admin": admin, "password": password.text });
+            let answer = client(&socket)?.send(Method::POST, "/_allod/admin/v1/users", Some(&body)).await?;
+            say(&format!(
+                "Made {}{}.",
+                text(&answer, "user_id"),
+                if admin { ", an administrator" } else { "" }
+            ))?;
+            password.tell()
+        }
+        User::ResetPassword { name, password_stdin, keep_devices, socket } => {
+            let password = Password::choose(password_stdin)?;
+            let body = json!({ "password": password.text, "logout_devices": !keep_devices });
+            let path = format!("/_allod/admin/v1/users/{}/password", percent_encoded(&name));
+            let answer = client(&socket)?.send(Method::POST, &path, Some(&body)).await?;
+            say(&format!("{} has a new password.", text(&answer, "user_id")))?;
+            password.tell()
+        }
+        User::List { json, socket } => list(&client(&socket)?, json).await,
+    }
+}
+
+async fn list(client: &AdminClient, json: bool) -> anyhow::Result<()> {
+    let mut after = String::new();
+    loop {
+        let path = format!("/_allod/admin/v1/users?limit={PAGE}{after}");
+        let page = client.send(Method::GET, &path, None).await?;
+        for user in page.get("users").and_then(Value::as_array).into_iter().flatten() {
+            if json {
+                say(&user.to_string())?;
+            } else {
+                let mark = |key, word| if user.get(key) == Some(&Value::Bool(true)) { word } else { "" };
+                let marks =
+                    [mark("admin", " admin"), mark("locked", " locked"), mark("suspended", " suspended")];
+                say(&format!(
+                    "{}{}{}",
+                    text(user, "user_id"),
+                    marks.concat(),
+                    mark("deactivated", " deactivated")
+                ))?;
+            }
+        }
+        match page.get("next").and_then(Value::as_u64) {
+            Some(next) => after = format!("&after={next}"),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// The way to the server that the arguments or the configuration name.
+fn client(socket: &Socket) -> anyhow::Result<AdminClient> {
+    if let Some(socket) = &socket.socket {
+        return Ok(AdminClient::new(socket.clone()));
+    }
+    let overrides = Overrides { server_name: socket.file.server_name.clone() };
+    let config = config::load(&socket.file.config, &overrides).context(
+        "the configuration says where the server's admin socket is; --socket PATH names it directly",
+    )?;
+    Ok(AdminClient::new(config.listeners.admin_socket(&config.server.data_dir)))
+}
+
+/// A password for an account.
+struct Password {
+    text: String,
+    made_up: bool,
+}
+
+impl Password {
+    /// The first line of standard input, or one made up.
+    fn choose(from_stdin: bool) -> anyhow::Result<Self> {
+        if !from_stdin {
+            let random = Random::secure().context("this machine gives no randomness")?;
+            return Ok(Self { text: random.token(PASSWORD_LETTERS), made_up: true });
+        }
+        let mut line = String::new();
+        io::stdin().lock().read_line(&mut line).context("cannot read the password")?;
+        match line.trim_end_matches(['\r', '\n']) {
+            "" => bail!("standard input has no password"),
+            password => Ok(Self { text: password.to_owned(), made_up: false }),
+        }
+    }
+
+    /// Tells a password that nobody knows yet.
+    fn tell(&self) -> anyhow::Result<()> {
+        if self.made_up { say(&format!("Password: {}", self.text)) } else { Ok(()) }
+    }
+}
+
+fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
+    answer.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A name as one segment of a path.
+fn percent_encoded(name: &str) -> String {
+    let mut path = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
+}
+
+/// Prints a line; a reader that has gone away is no failure.
+pub(crate) fn say(line: &str) -> anyhow::Result<()> {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_one_segment() {
+        assert_eq!(percent_encoded("@a/b:c.example"), "%40a%2Fb%3Ac.example");
+    }
+}

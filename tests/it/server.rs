@@ -1,0 +1,208 @@
+//! A server in this process, and people who use it.
+
+use std::time::Duration;
+
+use allod_api::{
+    app::{App, Base},
+    router,
+};
+use allod_server::{
+    clock::Clock,
+    config::{Accounts, Config, Live, Registration},
+    database::Database,
+    identity::Identity,
+    random::Random,
+    tables,
+    tasks::Tasks,
+};
+use allod_storage::{OpenOptions, Store};
+use axum::{
+    Router,
+    body::Body,
+    http::{Method, Request, StatusCode, header},
+};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tower::ServiceExt;
+
+/// The name of servers under test.
+pub(crate) const NAME: &str = "example.org";
+/// When a test begins: 14 November 2023.
+const START_MS: u64 = 1_700_000_000_000;
+
+/// A running server without a network.
+pub(crate) struct TestServer {
+    /// Its time, which stands still until a test moves it.
+    pub(crate) clock: Clock,
+    config: Config,
+    place: Place,
+    store: Store,
+    tasks: Tasks,
+    router: Router,
+}
+
+/// Where the rows are.
+enum Place {
+    Memory,
+    Folder(TempDir),
+}
+
+/// An answer, its body read.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// The status.
+    pub(crate) status: StatusCode,
+    /// The body; `null` if it is no JSON.
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The body of a success.
+    #[track_caller]
+    pub(crate) fn ok(self) -> Value {
+        assert_eq!(self.status, StatusCode::OK, "{}", self.body);
+        self.body
+    }
+
+    /// Status and errcode of a refusal.
+    pub(crate) fn refusal(&self) -> (u16, &str) {
+        (self.status.as_u16(), self.body["errcode"].as_str().unwrap_or_default())
+    }
+}
+
+/// Someone signed in.
+#[derive(Clone, Debug)]
+pub(crate) struct Person {
+    /// The user id.
+    pub(crate) user_id: String,
+    /// The access token.
+    pub(crate) token: String,
+    /// The device.
+    pub(crate) device_id: String,
+}
+
+/// The configuration of servers under test: open registration, no rate limits.
+pub(crate) fn config() -> Config {
+    let mut config = Config::default();
+    config.server.name = NAME.try_into().unwrap();
+    config.accounts =
+        Accounts { registration: Registration::Open, ..Accounts::default() }.with_cheap_passwords();
+    config.limits.rates = false;
+    config
+}
+
+impl TestServer {
+    /// A new server.
+    pub(crate) async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    /// A new server with this configuration.
+    pub(crate) async fn with(config: Config) -> Self {
+        let (place, store) = match std::env::var("ALLOD_TEST_ENGINE").as_deref() {
+            Ok("rocksdb") => {
+                let folder = tempfile::tempdir().unwrap();
+                let store = open(&folder);
+                (Place::Folder(folder), store)
+            }
+            Ok(engine) => panic!("ALLOD_TEST_ENGINE={engine}: there is rocksdb, and memory without it"),
+            Err(_) => (Place::Memory, Store::memory(tables::SPACES)),
+        };
+        Self::start(config, place, store, Clock::manual(START_MS)).await
+    }
+
+    async fn start(config: Config, place: Place, store: Store, clock: Clock) -> Self {
+        let random = Random::seeded(clock.now_ms());
+        let tasks = Tasks::new();
+        let base = Base {
+            identity: Identity::ephemeral(config.server.name.clone(), &random).unwrap(),
+            database: Database::open(store.clone(), &random).await.unwrap(),
+            config: Live::new(config.clone()),
+            clock: clock.clone(),
+            random,
+            tasks: tasks.clone(),
+        };
+        let router = router::build(App::open(base).await.unwrap());
+        Self { clock, config, place, store, tasks, router }
+    }
+
+    /// Stops it and starts it again over what it has stored.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { clock, config, place, store, tasks, router } = self;
+        drop(router);
+        assert!(tasks.shut_down(Duration::from_secs(10)).await, "a task does not end");
+        clock.advance(Duration::from_secs(1));
+        let store = match &place {
+            Place::Memory => store,
+            Place::Folder(folder) => {
+                store.close().await;
+                drop(store);
+                open(folder)
+            }
+        };
+        Self::start(config, place, store, clock).await
+    }
+
+    /// Sends a request; `body` is not sent if it is `null`.
+    pub(crate) async fn send(&self, token: Option<&str>, method: Method, path: &str, body: Value) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Answer { status, body: serde_json::from_slice(&body).unwrap_or_default() }
+    }
+
+    /// A `GET`.
+    pub(crate) async fn get(&self, person: &Person, path: &str) -> Answer {
+        self.send(Some(&person.token), Method::GET, path, Value::Null).await
+    }
+
+    /// A `POST`.
+    pub(crate) async fn post(&self, person: &Person, path: &str, body: Value) -> Answer {
+        self.send(Some(&person.token), Method::POST, path, body).await
+    }
+
+    /// A `PUT`.
+    pub(crate) async fn put(&self, person: &Person, path: &str, body: Value) -> Answer {
+        self.send(Some(&person.token), Method::PUT, path, body).await
+    }
+
+    /// A request without a token.
+    pub(crate) async fn anonymously(&self, method: Method, path: &str, body: Value) -> Answer {
+        self.send(None, method, path, body).await
+    }
+
+    /// Makes an account and signs in.
+    pub(crate) async fn register(&self, name: &str) -> Person {
+        let body =
+            json!({ "username": name, "password": password_of(name), "auth": { "type": "m.login.dummy" } });
+        person(self.anonymously(Method::POST, "/_matrix/client/v3/register", body).await)
+    }
+
+    /// Signs in with the password that [`TestServer::register`] gave.
+    pub(crate) async fn log_in(&self, name: &str) -> Person {
+        let identifier = json!({ "type": "m.id.user", "user": name });
+        let body =
+            json!({ "type": "m.login.password", "identifier": identifier, "password": password_of(name) });
+        person(self.anonymously(Method::POST, "/_matrix/client/v3/login", body).await)
+    }
+}
+
+fn open(folder: &TempDir) -> Store {
+    Store::open(OpenOptions::new(folder.path(), tables::SPACES, tables::FORMAT, NAME)).unwrap()
+}
+
+fn password_of(name: &str) -> String {
+    format!("the password of {name}")
+}
+
+fn person(answer: Answer) -> Person {
+    let body = answer.ok();
+    let text = |key: &str| body[key].as_str().unwrap().to_owned();
+    Person { user_id: text("user_id"), token: text("access_token"), device_id: text("device_id") }
+}
