@@ -1,7 +1,13 @@
 //! Journeys through a whole server in this process: the real router and services over a store in memory, or with
 //! `ALLOD_TEST_ENGINE=rocksdb` over one on disk. A module a chapter.
+//! What only a process can show (`program`, `crash`, `disk_full`) is shown with the built program.
 
 mod accounts;
+mod crash;
+mod disk_full;
 mod first_chat;
+mod http;
+mod load;
 mod program;
+mod running;
 mod server;

@@ -2,55 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-fn allod() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_allod"));
-    // What the surroundings set is no part of a test.
-    for name in ["SERVER_NAME", "ALLOD_CONFIG", "ALLOD_SOCKET", "ALLOD_LOG"] {
-        command.env_remove(name);
-    }
-    command.stdin(Stdio::null());
-    command
-}
+use crate::running::{Running, allod};
 
 fn run(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
-}
-
-/// A server on the loopback address, ended when it is dropped.
-struct Running(Child);
-
-impl Running {
-    /// Starts it and waits until it answers.
-    fn start(folder: &Path) -> Self {
-        let mut command = allod();
-        command.args(["serve", "--dev", "--port", "0", "--data-dir"]).arg(folder);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("allod serves localhost at http://127.0.0.1:"), "{line:?}");
-        Self(child)
-    }
-
-    /// Tells it to stop, and waits.
-    fn stop(mut self) {
-        let id = self.0.id().to_string();
-        assert!(Command::new("kill").arg(id).status().unwrap().success());
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already where the test went well.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

@@ -179,9 +179,7 @@ impl TestServer {
 
     /// Makes an account and signs in.
     pub(crate) async fn register(&self, name: &str) -> Person {
-        let body =
-            json!({ "username": name, "password": password_of(name), "auth": { "type": "m.login.dummy" } });
-        person(self.anonymously(Method::POST, "/_matrix/client/v3/register", body).await)
+        person(self.anonymously(Method::POST, "/_matrix/client/v3/register", registration(name)).await)
     }
 
     /// Signs in with the password that [`TestServer::register`] gave.
@@ -197,11 +195,17 @@ fn open(folder: &TempDir) -> Store {
     Store::open(OpenOptions::new(folder.path(), tables::SPACES, tables::FORMAT, NAME)).unwrap()
 }
 
+/// The body of a registration.
+pub(crate) fn registration(name: &str) -> Value {
+    json!({ "username": name, "password": password_of(name), "auth": { "type": "m.login.dummy" } })
+}
+
 fn password_of(name: &str) -> String {
     format!("the password of {name}")
 }
 
-fn person(answer: Answer) -> Person {
+/// Who an answer signed in.
+pub(crate) fn person(answer: Answer) -> Person {
     let body = answer.ok();
     let text = |key: &str| body[key].as_str().unwrap().to_owned();
     Person { user_id: text("user_id"), token: text("access_token"), device_id: text("device_id") }

@@ -39,8 +39,8 @@ enum Body {
     Custom(&'static str, Cow<'static, str>),
     /// What user-interactive authentication still asks for.
     Uia(UiaaInfo),
-    /// Nothing that the client may know.
-    Internal,
+    /// A failure whose cause the client may not know: what to say instead.
+    Internal(&'static str),
 }
 
 impl Error {
@@ -63,12 +63,19 @@ impl Error {
 
     /// 500 `M_UNKNOWN`: the cause goes to the log, the client gets a request id.
     pub fn internal(source: impl Into<Source>) -> Self {
-        Self::with_body(StatusCode::INTERNAL_SERVER_ERROR, Body::Internal).because(source)
+        Self::with_body(StatusCode::INTERNAL_SERVER_ERROR, Body::Internal("Internal error")).because(source)
     }
 
     /// 503 `M_UNKNOWN`: try again later. The cause goes to the log, the client gets a request id.
     pub fn unavailable(source: impl Into<Source>) -> Self {
-        Self::with_body(StatusCode::SERVICE_UNAVAILABLE, Body::Internal).because(source)
+        let message = "The server cannot do this at present, try again later";
+        Self::with_body(StatusCode::SERVICE_UNAVAILABLE, Body::Internal(message)).because(source)
+    }
+
+    /// 503 `M_UNKNOWN`: the disk is full or broken, so that the server only reads. Whether this was stored may be unknown.
+    pub fn read_only(source: impl Into<Source>) -> Self {
+        let message = "The server cannot store anything at present, try again later";
+        Self::with_body(StatusCode::SERVICE_UNAVAILABLE, Body::Internal(message)).because(source)
     }
 
     /// 504 `M_UNKNOWN`: the handler took too long.
@@ -193,7 +200,7 @@ impl Error {
             Body::Standard(kind, _) => Some(kind.errcode().to_string()),
             Body::Custom(errcode, _) => Some((*errcode).to_owned()),
             Body::Uia(info) => info.auth_error.as_ref().map(|e| e.kind.errcode().to_string()),
-            Body::Internal => Some("M_UNKNOWN".to_owned()),
+            Body::Internal(_) => Some("M_UNKNOWN".to_owned()),
         }
     }
 
@@ -206,7 +213,9 @@ impl Error {
             Body::Standard(kind, message) => to_object(&StandardErrorBody::new(kind, message.into_owned())),
             Body::Custom(errcode, message) => error_object(errcode, &message),
             Body::Uia(info) => to_object(&info),
-            Body::Internal => error_object("M_UNKNOWN", &format!("Internal error, request {request_id}")),
+            Body::Internal(message) => {
+                error_object("M_UNKNOWN", &format!("{message} (request {request_id})"))
+            }
         };
         object.extend(extra);
         let mut response = json_response(status, &object);
@@ -236,6 +245,7 @@ impl From<database::Error> for Error {
     fn from(error: database::Error) -> Self {
         match error {
             database::Error::Corrupt(..) => Self::internal(error),
+            database::Error::Commit(_) if error.is_read_only() => Self::read_only(error),
             database::Error::Storage(_) | database::Error::Commit(_) => Self::unavailable(error),
         }
     }
@@ -298,7 +308,7 @@ impl fmt::Display for Error {
             Body::Standard(kind, message) => write!(formatter, "{}: {message}", kind.errcode()),
             Body::Custom(errcode, message) => write!(formatter, "{errcode}: {message}"),
             Body::Uia(_) => formatter.write_str("user-interactive authentication required"),
-            Body::Internal => formatter.write_str("internal error"),
+            Body::Internal(message) => formatter.write_str(message),
         }
     }
 }

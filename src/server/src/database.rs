@@ -35,6 +35,13 @@ pub enum Error {
     Commit(#[from] CommitError),
 }
 
+impl Error {
+    /// Whether writing fails on this machine, as on a full disk, so that the server only reads until that is repaired.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Commit(CommitError::ReadOnly(_) | CommitError::Unknown))
+    }
+}
+
 /// Typed access to a store.
 #[derive(Clone)]
 pub struct Database {

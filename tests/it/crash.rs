@@ -1,0 +1,75 @@
+//! Killed at random moments under load: what was acknowledged is there, in its order, once.
+//!
+//! `ALLOD_CRASH_ROUNDS` says how often, `ALLOD_CRASH_SEED` at which moments.
+
+use std::{io::Write, time::Duration};
+
+use allod_server::random::Random;
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    load::{Ledger, Plan},
+    running::Running,
+};
+
+/// Rounds if nobody says.
+const ROUNDS: u64 = 5;
+/// The longest that a server lives in a round.
+const LIFE_MS_MAX: u64 = 1200;
+/// Some are killed before they answer: this long after their start at most.
+const START_MS_MAX: u64 = 150;
+
+fn below(random: &Random, limit: u64) -> u64 {
+    u64::from_le_bytes(random.bytes()) % limit
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value}")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_sigkill() {
+    let (rounds, seed) = (setting("ALLOD_CRASH_ROUNDS", ROUNDS), setting("ALLOD_CRASH_SEED", 1));
+    let random = Random::seeded(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path());
+    let mut ledger = Ledger::new(&server.address, 8, 4).await;
+    let (mut unanswered, mut stored, mut starts) = (0, 0, 0);
+    let mut openings = Vec::new();
+    for round in 0..rounds {
+        let name = round.to_string();
+        let load = ledger.load(&server.address, Plan { name: &name, bytes: 100, messages: usize::MAX });
+        sleep(Duration::from_millis(below(&random, LIFE_MS_MAX))).await;
+        server.kill();
+        let refusals = ledger.collect(load).await;
+        assert!(refusals.is_empty(), "seed {seed}, round {round}: {refusals:?}");
+        while below(&random, 4) == 0 {
+            let mut process = Running::spawn(folder.path());
+            sleep(Duration::from_millis(below(&random, START_MS_MAX))).await;
+            process.kill().unwrap();
+            process.wait().unwrap();
+            starts += 1;
+        }
+        let began = Instant::now();
+        server = Running::start(folder.path());
+        openings.push(began.elapsed().as_millis());
+        ledger.check(&server.address).await;
+        let settled = ledger.settle(&server.address, 97).await;
+        unanswered += settled.0;
+        stored += settled.1;
+    }
+    server.stop();
+    server = Running::start(folder.path());
+    ledger.check(&server.address).await;
+    server.stop();
+    openings.sort_unstable();
+    let line = format!(
+        "crash: seed {seed}: killed {rounds} times under load and {starts} times while starting; {} messages \
+         acknowledged, {unanswered} unanswered when it died, of which {stored} stored; open again in {} ms \
+         (median), {} ms (most)\n",
+        ledger.acknowledged() - unanswered,
+        openings[openings.len() / 2],
+        openings[openings.len() - 1],
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
