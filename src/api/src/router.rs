@@ -51,6 +51,8 @@ pub(crate) fn routes() -> Routes {
     let routes = client::membership::routes(routes);
     let routes = client::message::routes(routes);
     let routes = client::history::routes(routes);
+    let routes = client::relation::routes(routes);
+    let routes = client::thread::routes(routes);
     let routes = client::profile::routes(routes);
     let routes = client::directory::routes(routes);
     let routes = client::sync::routes(routes);

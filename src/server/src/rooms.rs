@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub mod access;
+mod aggregations;
 pub mod alias;
 pub mod create;
 pub mod directory;
@@ -37,10 +38,12 @@ pub mod membership;
 pub mod pagination;
 mod power;
 pub mod read;
+pub mod relations;
 mod render;
 pub mod send;
 pub mod state;
 mod task;
+pub mod threads;
 pub mod visibility;
 mod writer;
 

@@ -118,9 +118,10 @@ impl std::fmt::Debug for Inner {
 
 /// Whom a user ignores.
 #[derive(Debug, Default)]
-struct IgnoreList {
+pub struct IgnoreList {
     read_at: Position,
-    users: HashSet<UserNumber>,
+    /// The ignored users.
+    pub users: HashSet<UserNumber>,
 }
 
 /// The content of `m.ignored_user_list`.
@@ -174,6 +175,11 @@ impl Sync {
     /// The members of rooms, kept in memory.
     pub fn members(&self) -> &RoomMembers {
         &self.0.members
+    }
+
+    /// Whom the user ignores, kept in memory.
+    pub async fn ignored(&self, user: UserNumber) -> Result<Arc<IgnoreList>, Error> {
+        self.0.ignored(user).await
     }
 
     /// What changed last.

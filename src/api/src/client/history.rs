@@ -101,7 +101,7 @@ async fn get_message_events(app: App, session: Guest, request: messages::Request
         event: None,
         events_before: None,
         events_after: None,
-        chunk: Some(rendered(&app, &view, &page.events).await?),
+        chunk: Some(bundled(&app, &view, &page.events).await?),
         state,
         start: page.start.to_string(),
         end: page.end.map(|end| end.to_string()),
@@ -124,11 +124,11 @@ async fn get_context(app: App, session: Guest, request: context::Request) -> Res
         let around: Vec<_> = found.before.iter().chain([&found.event]).chain(&found.after).cloned().collect();
         lazy_state(&app, &view, &request.filter, &around).await?
     };
-    let event = rendered(&app, &view, std::slice::from_ref(&found.event)).await?.pop();
+    let event = bundled(&app, &view, std::slice::from_ref(&found.event)).await?.pop();
     respond(&Page {
         event,
-        events_before: Some(rendered(&app, &view, &found.before).await?),
-        events_after: Some(rendered(&app, &view, &found.after).await?),
+        events_before: Some(bundled(&app, &view, &found.before).await?),
+        events_after: Some(bundled(&app, &view, &found.after).await?),
         chunk: None,
         state,
         start: found.start.to_string(),
@@ -145,8 +145,9 @@ async fn get_room_event(app: App, session: Guest, request: event::Request) -> Re
         Err(AccessError::Storage(error)) => return Err(error.into()),
     };
     let event = app.rooms.visible_event(&view, &request.event_id).await?.ok_or_else(not_found)?;
-    let json = app.rooms.render(&view, &[event], true).await?.pop().ok_or_else(not_found)?;
-    Ok(json_bytes(json))
+    let ignored = app.sync.ignored(view.caller.user).await?;
+    let rendered = app.rooms.render_bundled(&view, &[event], true, &ignored.users).await?;
+    Ok(json_bytes(rendered.into_iter().next().ok_or_else(not_found)?))
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
@@ -271,7 +272,20 @@ async fn lazy_state(
 }
 
 async fn rendered(app: &App, view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Box<RawValue>>> {
-    let rendered = app.rooms.render(view, events, true).await?;
+    to_raw(app.rooms.render(view, events, true).await?)
+}
+
+/// The events with what relates to them.
+pub(crate) async fn bundled(
+    app: &App,
+    view: &View,
+    events: &[Arc<StoredEvent>],
+) -> Result<Vec<Box<RawValue>>> {
+    let ignored = app.sync.ignored(view.caller.user).await?;
+    to_raw(app.rooms.render_bundled(view, events, true, &ignored.users).await?)
+}
+
+fn to_raw(rendered: Vec<Vec<u8>>) -> Result<Vec<Box<RawValue>>> {
     let raw = rendered.into_iter().map(|json| {
         let text = String::from_utf8(json).map_err(Error::internal)?;
         RawValue::from_string(text).map_err(Error::internal)

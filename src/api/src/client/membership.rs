@@ -183,6 +183,10 @@ impl From<AppendError> for Error {
                 | BuildError::UnsupportedVersion => Self::bad_json(error.to_string()),
             },
             AppendError::UnknownTarget => Self::not_found("The event to redact is not in this room"),
+            AppendError::DuplicateAnnotation => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::DuplicateAnnotation, error.to_string())
+            }
+            AppendError::ThreadOnRelation => Self::unknown(error.to_string()),
             AppendError::Conflict(_) => Self::unknown("Something else changed at the same time; try again"),
             AppendError::Busy => Self::limit_exceeded(std::time::Duration::from_secs(1)),
             AppendError::Interrupted => Self::unavailable("the room's task ended"),

@@ -48,7 +48,7 @@ pub struct Context {
 }
 
 /// Most rows examined for one page; what is invisible or filtered out counts too.
-const EXAMINED_MAX: usize = 5_000;
+pub(super) const EXAMINED_MAX: usize = 5_000;
 
 impl Rooms {
     /// A page of the events that the viewer may see and `wanted` accepts.

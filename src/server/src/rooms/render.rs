@@ -6,7 +6,7 @@ use allod_matrix::event::client::Facts;
 use ruma::{EventId, RoomId, UserId};
 use serde_json::value::RawValue;
 
-use super::{Rooms, access::View, event::StoredEvent, visibility::Sights};
+use super::{Rooms, access::View, aggregations::Bundles, event::StoredEvent, visibility::Sights};
 use crate::{database::Error, numbers::EventNumber, tables::rooms::EventRecord};
 
 /// What an event's `unsigned` needs of other events.
@@ -14,6 +14,7 @@ use crate::{database::Error, numbers::EventNumber, tables::rooms::EventRecord};
 struct Around {
     replaced: HashMap<EventNumber, Arc<StoredEvent>>,
     because: HashMap<EventNumber, Box<RawValue>>,
+    bundles: Bundles,
 }
 
 impl Rooms {
@@ -24,7 +25,19 @@ impl Rooms {
         events: &[Arc<StoredEvent>],
         with_room_id: bool,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let around = self.around(view, events).await?;
+        self.render_with(view, events, with_room_id, Bundles::new()).await
+    }
+
+    /// The same with these values of `m.relations`.
+    pub(super) async fn render_with(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        with_room_id: bool,
+        bundles: Bundles,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let mut around = self.around(view, events).await?;
+        around.bundles = bundles;
         let room_id = with_room_id.then_some(&*view.room.room_id);
         let mut sights = Sights::default();
         let mut rendered = Vec::with_capacity(events.len());
@@ -61,7 +74,7 @@ impl Rooms {
             replaces_state: replaced_pdu.as_ref().map(|pdu| -> &EventId { &pdu.event_id }),
             redacted_because: around.because.get(&event.number).map(|because| &**because),
             membership: Some(membership),
-            relations: None,
+            relations: around.bundles.get(&event.number).map(|bundle| &**bundle),
         };
         Ok(event.client_form(&view.room)?.finish(&facts))
     }

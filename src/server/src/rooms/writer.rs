@@ -4,26 +4,17 @@
 //! built while the one before is being made durable. It must be used by one task at a time, and thrown away when a
 //! commit fails.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use allod_matrix::{
-    auth,
-    event::{
-        build::{BuildError, Draft, Place, build},
-        pdu::Pdu,
-        redact::redact,
-    },
-    power::{Action, Powers},
-    state::{EntryKey, Node, Root, update},
+use allod_matrix::event::{
+    build::{BuildError, Draft, build},
+    pdu::Pdu,
 };
 use allod_storage::Position;
 use bytes::Bytes;
-use ruma::{EventId, OwnedEventId, OwnedUserId, UserId, events::StateEventType};
+use ruma::{EventId, OwnedEventId};
 
-use super::{Core, Room, event::StoredEvent, membership, state::Nodes};
+use super::{Core, Room, state::Nodes};
 use crate::{
     database::{Corrupt, Error, Write},
     log::Happened,
@@ -31,13 +22,16 @@ use crate::{
     tables::{
         Stamped,
         rooms::{
-            CurrentState, Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, FlatState,
-            HeadRecord, HeadVersion, MemberRecord, Membership, MembershipChange, Redaction, Relation,
-            RelationRecord, RoomHead, RoomMember, StateNode, StateRoot, Timeline, Transaction,
-            TransactionRecord, UserMembershipChange, UserRoom, UserRoomRecord,
+            Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, HeadRecord, HeadVersion,
+            RoomHead, Timeline, Transaction, TransactionRecord,
         },
     },
 };
+
+mod current;
+mod redaction;
+mod relation;
+mod state;
 
 /// An event that a local user wants in a room.
 #[derive(Clone, Debug)]
@@ -73,6 +67,12 @@ pub enum AppendError {
     /// The event that it redacts is not in the room.
     #[error("the event to redact is not in this room")]
     UnknownTarget,
+    /// The sender has annotated the event in the same way already.
+    #[error("you have annotated this event so already")]
+    DuplicateAnnotation,
+    /// A thread cannot begin at an event that itself relates to another.
+    #[error("a thread cannot begin at an event that relates to another")]
+    ThreadOnRelation,
     /// A row that the caller's own checks name was not as expected; the index is that of the check.
     #[error("something else changed at the same time")]
     Conflict(usize),
@@ -132,6 +132,7 @@ pub(crate) struct Writer {
     tips: Vec<OwnedEventId>,
     current: HashMap<(String, String), Option<Current>>,
     nodes: Nodes,
+    relations: relation::Ahead,
 }
 
 impl Writer {
@@ -146,6 +147,7 @@ impl Writer {
             tips: Vec::new(),
             current: HashMap::new(),
             nodes: Nodes::default(),
+            relations: relation::Ahead::default(),
         }
     }
 
@@ -178,6 +180,7 @@ impl Writer {
         if let Some(target) = &target {
             self.authorise_redaction(&pdu, target)?;
         }
+        let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
         let mut write = Write::new();
@@ -209,9 +212,9 @@ impl Writer {
         };
         let redacted = target.as_ref().map(|target| target.number);
         if let Some(target) = target {
-            self.redact_target(&target, number, &mut write)?;
+            self.redact_target(&target, number, &mut write).await?;
         }
-        self.relate(&pdu, number, sender, &mut write).await?;
+        self.relate(relation, number, &mut write).await?;
         let json = Bytes::from(signed.json);
         self.advance(&pdu, number, &record, &json, &mut write);
         write.append(extra);
@@ -232,279 +235,7 @@ impl Writer {
         if self.nodes.0.len() > NODES_KEPT_MAX {
             self.nodes.0.clear();
         }
-    }
-
-    /// Loads the current state that the rules, and the indexes, need to know for this event.
-    async fn load_current(&mut self, draft: &Draft) -> Result<(), AppendError> {
-        let needed = auth::state_needed(
-            &draft.kind,
-            &draft.sender,
-            draft.state_key.as_deref(),
-            &draft.content,
-            &self.room.rules.authorization,
-        );
-        let needed = needed.map_err(|error| AppendError::Forbidden(error.0))?;
-        let mut wanted: HashSet<(String, String)> =
-            needed.into_iter().map(|(kind, state_key)| (kind.to_string(), state_key)).collect();
-        if let Some(state_key) = &draft.state_key {
-            wanted.insert((draft.kind.clone(), state_key.clone()));
-        }
-        if draft.kind == "m.room.redaction" {
-            wanted.insert(("m.room.power_levels".to_owned(), String::new()));
-        }
-        let wanted: Vec<_> = wanted.into_iter().filter(|key| !self.current.contains_key(key)).collect();
-        let keys: Vec<_> = wanted
-            .iter()
-            .map(|(kind, state_key)| {
-                (self.room.number, self.head.epoch, self.room.hash_key.entry_key(kind, state_key).0)
-            })
-            .collect();
-        // Whatever is in flight is in `current` already, so the rest may be read from the database.
-        let numbers = self.core.database.get_all::<FlatState>(&keys).await?;
-        for (key, number) in wanted.into_iter().zip(numbers) {
-            let current = match number {
-                Some(number) => {
-                    let event = self.core.events.load(self.room.number, number).await?;
-                    Some(Current { number, pdu: event.pdu(&self.room)? })
-                }
-                None => None,
-            };
-            self.current.insert(key, current);
-        }
-        Ok(())
-    }
-
-    fn current(&self, kind: &str, state_key: &str) -> Option<&Current> {
-        // A borrowed look-up in a map with owned pairs needs the pair; states are few and short.
-        self.current.get(&(kind.to_owned(), state_key.to_owned())).and_then(Option::as_ref)
-    }
-
-    /// The state event that already says what this one would.
-    fn unchanged(&self, draft: &Draft) -> Option<Appended> {
-        let current = self.current(&draft.kind, draft.state_key.as_deref()?)?;
-        let same =
-            current.pdu.sender == draft.sender && same_json(current.pdu.content.get(), draft.content.get());
-        same.then(|| Appended { event_id: current.pdu.event_id.clone(), number: current.number })
-    }
-
-    fn place(&self, draft: &Draft) -> (Place, Vec<EventNumber>) {
-        let mut auth_events = Vec::new();
-        let mut numbers = Vec::new();
-        let types = auth::auth_types(
-            &draft.kind,
-            &draft.sender,
-            draft.state_key.as_deref(),
-            &draft.content,
-            &self.room.rules.authorization,
-        );
-        for (kind, state_key) in types.unwrap_or_default() {
-            let kind = kind.to_string();
-            if let Some(current) = self.current(&kind, &state_key) {
-                auth_events.push(current.pdu.event_id.clone());
-                numbers.push(current.number);
-            }
-        }
-        let is_hashed_create = draft.kind == "m.room.create"
-            && draft.state_key.as_deref() == Some("")
-            && !self.room.rules.event_format.require_room_create_room_id;
-        let place = Place {
-            room_id: (!is_hashed_create).then(|| self.room.room_id.clone()),
-            prev_events: self.tips.clone(),
-            auth_events,
-            depth: self.head.depth.saturating_add(1),
-        };
-        (place, numbers)
-    }
-
-    fn authorise(&self, pdu: &Pdu) -> Result<(), AppendError> {
-        let by_id = |event_id: &EventId| {
-            let mut known = self.current.values().flatten();
-            known.find(|current| *current.pdu.event_id == *event_id).map(|current| Arc::clone(&current.pdu))
-        };
-        let by_state = |kind: &StateEventType, state_key: &str| {
-            self.current(&kind.to_string(), state_key).map(|current| Arc::clone(&current.pdu))
-        };
-        auth::check(&self.room.rules.authorization, pdu, by_id, by_state)
-            .map_err(|error| AppendError::Forbidden(error.0))
-    }
-
-    /// Whether the user has the power to redact what others sent.
-    fn may_redact_others(&self, user_id: &UserId) -> bool {
-        let Some(create) = self.current("m.room.create", "") else { return false };
-        let levels = self.current("m.room.power_levels", "").map(|levels| Arc::clone(&levels.pdu));
-        Powers::new(&create.pdu, levels, &self.room.rules.authorization).may(user_id, Action::Redact)
-    }
-
-    /// The event that a redaction means, if it is here.
-    async fn redaction_target(&self, draft: &Draft) -> Result<Option<Arc<StoredEvent>>, AppendError> {
-        if draft.kind != "m.room.redaction" {
-            return Ok(None);
-        }
-        let in_content = || {
-            let content: serde_json::Value = serde_json::from_str(draft.content.get()).ok()?;
-            EventId::parse(content.get("redacts")?.as_str()?).ok()
-        };
-        let Some(event_id) = draft.redacts.clone().or_else(in_content) else {
-            return Err(AppendError::UnknownTarget);
-        };
-        let number =
-            self.core.events.number(&self.room, &event_id).await?.ok_or(AppendError::UnknownTarget)?;
-        Ok(Some(self.core.events.load(self.room.number, number).await?))
-    }
-
-    /// From room version 3 on the rules let any redaction pass; whether it takes effect is decided here.
-    fn authorise_redaction(&self, pdu: &Pdu, target: &StoredEvent) -> Result<(), AppendError> {
-        let forbidden = |reason: &str| Err(AppendError::Forbidden(reason.to_owned()));
-        if target.record.kind == "m.room.create" {
-            return forbidden("a room's create event cannot be redacted");
-        }
-        if target.record.kind == "m.room.server_acl" {
-            return forbidden("server ACLs cannot be redacted");
-        }
-        let own = target.pdu(&self.room)?.sender == pdu.sender;
-        if own || self.may_redact_others(&pdu.sender) {
-            return Ok(());
-        }
-        forbidden("you may redact only your own events in this room")
-    }
-
-    /// Replaces the target's JSON by what a redaction leaves of it.
-    fn redact_target(
-        &mut self,
-        target: &StoredEvent,
-        by: EventNumber,
-        write: &mut Write,
-    ) -> Result<(), AppendError> {
-        let key = (self.room.number, target.number);
-        let redacted = redact(&target.json, &self.room.rules.redaction, None)
-            .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
-        write.put::<EventJson>(&key, &Bytes::from(redacted));
-        write.put::<Redaction>(&key, &Stamped::pending(by));
-        if let Some(state_key) = &target.record.state_key {
-            // The rules must read the redacted form from now on.
-            let state = (target.record.kind.clone(), state_key.clone());
-            if self.current.get(&state).and_then(Option::as_ref).is_some_and(|it| it.number == target.number)
-            {
-                self.current.remove(&state);
-                self.room_state_redacted(target)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the redacted form of a piece of current state back where the rules look for it.
-    fn room_state_redacted(&mut self, target: &StoredEvent) -> Result<(), AppendError> {
-        let redacted = redact(&target.json, &self.room.rules.redaction, None)
-            .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
-        let event_id = EventId::parse(target.record.event_id.as_str())
-            .map_err(|_| Error::Corrupt("EventMeta", Corrupt("event id does not parse")))?;
-        let pdu = Pdu::parse(&redacted, event_id, &self.room.room_id, &self.room.rules)
-            .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
-        let state_key = target.record.state_key.clone().unwrap_or_default();
-        let current = Current { number: target.number, pdu: Arc::new(pdu) };
-        self.current.insert((target.record.kind.clone(), state_key), Some(current));
-        Ok(())
-    }
-
-    /// Writes what follows from a state event; returns the event that it replaces.
-    async fn apply_state(
-        &mut self,
-        pdu: &Arc<Pdu>,
-        number: EventNumber,
-        sender: UserNumber,
-        write: &mut Write,
-    ) -> Result<Option<EventNumber>, AppendError> {
-        let Some(state_key) = &pdu.state_key else { return Ok(None) };
-        let entry = self.room.hash_key.entry_key(&pdu.kind, state_key);
-        self.update_tree(entry, number, write).await?;
-        write.put::<FlatState>(&(self.room.number, self.head.epoch, entry.0), &number);
-        write.put::<CurrentState>(&(self.room.number, Position::PENDING), &self.head.root);
-        let state = (pdu.kind.clone(), state_key.clone());
-        let before = self.current.insert(state, Some(Current { number, pdu: Arc::clone(pdu) })).flatten();
-        if pdu.kind == "m.room.member" {
-            self.apply_membership(pdu, number, sender, before.as_ref(), write).await?;
-        }
-        Ok(before.map(|before| before.number))
-    }
-
-    async fn update_tree(
-        &mut self,
-        entry: EntryKey,
-        number: EventNumber,
-        write: &mut Write,
-    ) -> Result<(), AppendError> {
-        let root = Root::from_bytes(self.head.root.0);
-        let hash_key = &self.room.hash_key;
-        let changes = [(entry, Some(number.0))];
-        let updated = self
-            .core
-            .states
-            .run(&self.room, &mut self.nodes, |nodes| update(root, &changes, hash_key, nodes))
-            .await?;
-        for (id, bytes) in updated.new_nodes {
-            if let Ok(node) = Node::decode(&bytes) {
-                self.nodes.0.insert(id, Arc::new(node));
-            }
-            write.put::<StateNode>(&(self.room.number, Hash128(id.0)), &Bytes::from(bytes));
-        }
-        self.head.root = StateRoot(updated.root.to_bytes());
-        Ok(())
-    }
-
-    async fn apply_membership(
-        &mut self,
-        pdu: &Pdu,
-        event: EventNumber,
-        sender: UserNumber,
-        before: Option<&Current>,
-        write: &mut Write,
-    ) -> Result<(), AppendError> {
-        let Some(user_id) = pdu.state_key.as_deref().and_then(|id| OwnedUserId::try_from(id).ok()) else {
-            return Ok(());
-        };
-        let user = self.core.users.number_or_new(&user_id).await?;
-        let room = self.room.number;
-        let membership = membership::of(pdu).unwrap_or(Membership::Leave);
-        let before = before.and_then(|before| membership::of(&before.pdu));
-        self.count(before, membership);
-        write.put::<RoomMember>(&(room, user), &Stamped::pending(MemberRecord { membership, event }));
-        if self.core.identity.is_ours(&user_id) {
-            let row = UserRoomRecord { membership, event, sender, forgotten: false };
-            write.put::<UserRoom>(&(user, room), &Stamped::pending(row));
-            if before != Some(membership) || membership != Membership::Join {
-                let change = MembershipChange { room, membership, before, event, sender };
-                write.put::<UserMembershipChange>(&(user, Position::PENDING), &change);
-            }
-        }
-        write.log(Happened::Membership { room, user });
-        Ok(())
-    }
-
-    fn count(&mut self, before: Option<Membership>, after: Membership) {
-        let mut change = |membership, by: fn(u32, u32) -> u32| match membership {
-            Membership::Join => self.head.joined = by(self.head.joined, 1),
-            Membership::Invite => self.head.invited = by(self.head.invited, 1),
-            Membership::Knock | Membership::Leave | Membership::Ban => {}
-        };
-        if let Some(before) = before {
-            change(before, u32::saturating_sub);
-        }
-        change(after, u32::saturating_add);
-    }
-
-    /// Indexes the event under the one that it relates to.
-    async fn relate(
-        &self,
-        pdu: &Pdu,
-        number: EventNumber,
-        sender: UserNumber,
-        write: &mut Write,
-    ) -> Result<(), AppendError> {
-        let Some((parent, record)) = relation_of(pdu, sender) else { return Ok(()) };
-        if let Some(parent) = self.core.events.number(&self.room, &parent).await? {
-            write.put::<Relation>(&(self.room.number, parent, number), &record);
-        }
-        Ok(())
+        self.relations = relation::Ahead::default();
     }
 
     /// Moves the head behind the event, and writes the rows that every event has.
@@ -541,26 +272,4 @@ fn write_version(write: &mut Write, room: &Room, version: u64) {
     } else {
         write.equals::<HeadVersion>(&room.number, &version);
     }
-}
-
-fn relation_of(pdu: &Pdu, sender: UserNumber) -> Option<(OwnedEventId, RelationRecord)> {
-    let content: serde_json::Value = pdu.content_as()?;
-    let relation = content.get("m.relates_to")?;
-    let parent = EventId::parse(relation.get("event_id")?.as_str()?).ok()?;
-    let rel_type = relation.get("rel_type")?.as_str()?.to_owned();
-    let key = relation.get("key").and_then(|key| key.as_str()).map(str::to_owned);
-    Some((parent, RelationRecord { rel_type, kind: pdu.kind.clone(), sender, key }))
-}
-
-fn same_json(left: &str, right: &str) -> bool {
-    if left == right {
-        return true;
-    }
-    let parse = |json| serde_json::from_str::<serde_json::Value>(json).ok();
-    matches!((parse(left), parse(right)), (Some(left), Some(right)) if left == right)
-}
-
-/// Whether `user` is the state key of a member event.
-pub(crate) fn is_member_of(kind: &str, state_key: Option<&str>, user: &UserId) -> bool {
-    kind == "m.room.member" && state_key == Some(user.as_str())
 }

@@ -1,6 +1,9 @@
 //! Tables of rooms, events, state and membership. Ids 50 to 109.
 
-use allod_storage::Position;
+use allod_storage::{
+    Position,
+    codec::{KeyCodec, KeyWriter},
+};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +37,14 @@ super::tables! {
     Depth = 64 in TIMELINES: (RoomNumber, u64, EventNumber) => (), Content, Room;
     /// Which event redacted another (the key's).
     Redaction = 65 in EVENTS: (RoomNumber, EventNumber) => Stamped<EventNumber>, Content, Room;
-    /// Events that relate to another (the first number is the parent).
-    Relation = 66 in EVENTS: (RoomNumber, EventNumber, EventNumber) => RelationRecord, Content, Room;
+    /// Events that relate to another: the parent, the way, and the child's place by depth, then number.
+    Relation = 66 in TIMELINES: (RoomNumber, EventNumber, Relating, u64, EventNumber) => RelationRecord, Content, Room;
+    /// What the children of an event come to; no row if it has none.
+    Aggregate = 67 in EVENTS: (RoomNumber, EventNumber) => AggregateRecord, Content, Room;
+    /// Threads in the order of their latest events: its depth and number, then the root.
+    ThreadByLatest = 68 in TIMELINES: (RoomNumber, u64, EventNumber, EventNumber) => (), Content, Room;
+    /// How often a user relates to an event in one way, hashed: how many replies in the thread, whether so annotated.
+    RelationCount = 69 in EVENTS: (RoomNumber, EventNumber, UserNumber, Hash128) => u64, Content, Room;
     /// Nodes of the room's state trees, content-addressed.
     StateNode = 70 in STATE_NODES: (RoomNumber, Hash128) => Bytes, Content, Room;
     /// The root of the room's current state, a row for each change.
@@ -230,3 +239,71 @@ pub struct RelationRecord {
     pub key: Option<String>,
 }
 impl Stored for RelationRecord {}
+
+/// How a child relates to its parent, as far as the server treats it differently. Orders the rows of [`Relation`], so
+/// that each way is a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Relating {
+    /// `m.reference`
+    Reference,
+    /// A valid `m.replace`.
+    Edit,
+    /// `m.annotation`
+    Annotation,
+    /// `m.thread`
+    Thread,
+    /// Anything else, invalid edits included.
+    Other,
+}
+
+impl Relating {
+    /// All ways, in the order of the rows.
+    pub const ALL: [Self; 5] = [Self::Reference, Self::Edit, Self::Annotation, Self::Thread, Self::Other];
+
+    const fn id(self) -> u8 {
+        match self {
+            Self::Reference => 1,
+            Self::Edit => 2,
+            Self::Annotation => 3,
+            Self::Thread => 4,
+            Self::Other => 5,
+        }
+    }
+}
+
+impl KeyCodec for Relating {
+    fn encode(&self, writer: &mut KeyWriter) {
+        self.id().encode(writer);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        let id = u8::decode(bytes)?;
+        Self::ALL.into_iter().find(|relating| relating.id() == id)
+    }
+}
+
+/// Value of [`Aggregate`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AggregateRecord {
+    /// How many events relate to it, in whatever way.
+    pub children: u64,
+    /// How many of them refer to it.
+    pub references: u64,
+    /// How many events its thread has, without itself.
+    pub replies: u64,
+    /// The latest of those, by depth and number.
+    pub latest: Option<(u64, EventNumber)>,
+    /// The latest valid edit.
+    pub edit: Option<EditRecord>,
+}
+impl Stored for AggregateRecord {}
+
+/// An edit; the greatest is the one that is shown.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct EditRecord {
+    /// The sender's time, in milliseconds since the Unix epoch.
+    pub origin_server_ts: u64,
+    /// The edit's id, which decides between equal times.
+    pub event_id: String,
+    /// The edit.
+    pub event: EventNumber,
+}

@@ -110,7 +110,8 @@ impl Answering<'_> {
         let events: Vec<_> = timeline.events.iter().map(|(_, event)| Arc::clone(event)).collect();
         json.object("timeline");
         json.array("events");
-        for event in self.render(view, &events).await? {
+        // Who is told all that happened adds it up; who is not needs what it comes to.
+        for event in self.render(view, &events, timeline.limited).await? {
             json.element(&event);
         }
         json.close_array();
@@ -134,16 +135,23 @@ impl Answering<'_> {
             StatePlace::After => "state_after",
             StatePlace::AfterUnstable => "org.matrix.msc4222.state_after",
         };
-        json.events(name, self.render(view, events).await?);
+        json.events(name, self.render(view, events, false).await?);
         Ok(())
     }
 
-    async fn render(&self, view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Vec<u8>>, Error> {
+    async fn render(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        bundled: bool,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let mut rendered = if self.filter.federation_format {
             events.iter().map(|event| render_for_federation(view, event)).collect::<Result<_, _>>()?
+        } else if bundled {
+            self.inner.sources.rooms.render_bundled(view, events, false, &self.ignored.users).await?
         } else {
             self.inner.sources.rooms.render(view, events, false).await?
         };
