@@ -25,6 +25,8 @@ pub mod receipt;
 pub mod register;
 pub mod relation;
 pub mod room;
+pub mod room_summary;
+pub mod space;
 pub mod sync;
 pub mod tag;
 pub mod thread;

@@ -55,6 +55,8 @@ pub(crate) fn routes() -> Routes {
     let routes = client::thread::routes(routes);
     let routes = client::profile::routes(routes);
     let routes = client::directory::routes(routes);
+    let routes = client::room_summary::routes(routes);
+    let routes = client::space::routes(routes);
     let routes = client::sync::routes(routes);
     client::discovery::routes(routes)
 }
