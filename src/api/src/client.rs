@@ -30,6 +30,7 @@ pub mod space;
 pub mod sync;
 pub mod tag;
 pub mod thread;
+pub mod timestamp;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;

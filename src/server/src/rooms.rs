@@ -46,6 +46,7 @@ pub mod state;
 pub mod summary;
 mod task;
 pub mod threads;
+pub mod timestamp;
 pub mod visibility;
 mod writer;
 

@@ -22,8 +22,8 @@ use crate::{
     tables::{
         Stamped,
         rooms::{
-            Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, HeadRecord, HeadVersion,
-            RoomHead, Timeline, Transaction, TransactionRecord,
+            Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, EventTime, HeadRecord,
+            HeadVersion, RoomHead, Timeline, Transaction, TransactionRecord,
         },
     },
 };
@@ -254,6 +254,7 @@ impl Writer {
         write.put::<EventMeta>(&(room, number), &Stamped::pending(record.clone()));
         write.put::<Timeline>(&(room, Position::PENDING), &number);
         write.put::<Depth>(&(room, record.depth, number), &());
+        write.put::<EventTime>(&(room, record.origin_server_ts, record.depth, number), &());
         self.head.depth = record.depth;
         self.head.next_event = self.head.next_event.saturating_add(1);
         self.head.extremities = vec![number];

@@ -59,6 +59,8 @@ super::tables! {
     UserMembershipChange = 75 in STATE: (UserNumber, Position) => MembershipChange, Membership, User;
     /// What came of a transaction id, by device and hash of endpoint and id.
     Transaction = 80 in ACCOUNTS: (DeviceNumber, Hash128) => TransactionRecord, Operational, Seconds(7 * 24 * 3600);
+    /// A room's timeline in the order of time, as its senders' clocks have it: milliseconds, then depth and number.
+    EventTime = 91 in TIMELINES: (RoomNumber, u64, u64, EventNumber) => (), Content, Room;
 }
 
 /// Value of [`Room`].
