@@ -24,6 +24,7 @@ pub mod read_marker;
 pub mod receipt;
 pub mod register;
 pub mod relation;
+pub mod report;
 pub mod room;
 pub mod room_summary;
 pub mod space;

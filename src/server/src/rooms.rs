@@ -41,6 +41,7 @@ mod power;
 pub mod read;
 pub mod relations;
 mod render;
+pub mod reports;
 pub mod send;
 pub mod state;
 pub mod summary;

@@ -59,6 +59,8 @@ super::tables! {
     UserMembershipChange = 75 in STATE: (UserNumber, Position) => MembershipChange, Membership, User;
     /// What came of a transaction id, by device and hash of endpoint and id.
     Transaction = 80 in ACCOUNTS: (DeviceNumber, Hash128) => TransactionRecord, Operational, Seconds(7 * 24 * 3600);
+    /// What users reported to the administrators, in the order in which they did.
+    Report = 90 in ROOMS: Position => ReportRecord, Content, Forever;
     /// A room's timeline in the order of time, as its senders' clocks have it: milliseconds, then depth and number.
     EventTime = 91 in TIMELINES: (RoomNumber, u64, u64, EventNumber) => (), Content, Room;
 }
@@ -309,3 +311,39 @@ pub struct EditRecord {
     /// The edit.
     pub event: EventNumber,
 }
+
+/// What a report is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReportSubject {
+    /// An event.
+    Event {
+        /// Its room.
+        room: RoomNumber,
+        /// The event in it.
+        event: EventNumber,
+    },
+    /// A whole room.
+    Room {
+        /// The room.
+        room: RoomNumber,
+    },
+    /// A user.
+    User {
+        /// The user.
+        user: UserNumber,
+    },
+}
+
+/// Value of [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRecord {
+    /// Who reports.
+    pub reporter: UserNumber,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: u64,
+    /// What is reported.
+    pub subject: ReportSubject,
+    /// Why; may be empty.
+    pub reason: String,
+}
+impl Stored for ReportRecord {}
