@@ -17,6 +17,7 @@ pub mod logout;
 pub mod membership;
 pub mod message;
 pub mod moderation;
+pub mod mutual_rooms;
 pub mod presence;
 pub mod profile;
 pub mod push_rule;

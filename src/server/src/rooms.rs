@@ -36,6 +36,7 @@ pub mod event;
 pub mod hierarchy;
 mod lookup;
 pub mod membership;
+pub mod mutual;
 pub mod pagination;
 mod power;
 pub mod read;
