@@ -30,6 +30,7 @@ use allod_server::{
     to_device::ToDevice,
     typing::{Sequence, Typing},
     uiaa::Uiaa,
+    user_directory::UserDirectory,
     users::Users,
     wake::Wakes,
 };
@@ -92,6 +93,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms.
     pub rooms: Rooms,
+    /// Finding users.
+    pub user_directory: UserDirectory,
     /// What changed since a client last asked.
     pub sync: Sync,
     /// What user data asks of rooms.
@@ -159,6 +162,7 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
+        let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -174,6 +178,7 @@ impl App {
             shared_secret,
             profiles,
             rooms,
+            user_directory,
             sync,
             room_lookup,
             wakes: user_data.wakes,

@@ -36,4 +36,5 @@ pub mod timestamp;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
+pub mod user_directory;
 pub mod versions;

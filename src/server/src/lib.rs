@@ -35,5 +35,6 @@ pub mod tasks;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;
+pub mod user_directory;
 pub mod users;
 pub mod wake;

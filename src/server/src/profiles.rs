@@ -73,12 +73,13 @@ impl Profiles {
 
     /// What the user's member events say of them.
     pub async fn member_profile(&self, user: UserNumber) -> Result<MemberProfile, Error> {
-        let record = self.database.get::<Profile>(&user).await?.unwrap_or_default();
-        let text = |name: &str| {
-            let (_, json) = record.fields.iter().find(|(field, _)| field == name)?;
-            serde_json::from_str::<String>(json).ok().filter(|text| !text.is_empty())
-        };
-        Ok(MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") })
+        Ok(member_profile(self.database.get::<Profile>(&user).await?.as_ref()))
+    }
+
+    /// The same of many users, in their order.
+    pub async fn member_profiles(&self, users: &[UserNumber]) -> Result<Vec<MemberProfile>, Error> {
+        let records = self.database.get_all::<Profile>(users).await?;
+        Ok(records.iter().map(|record| member_profile(record.as_ref())).collect())
     }
 
     /// Sets a field, or removes it with `None`. Returns whether member events must follow.
@@ -118,6 +119,14 @@ impl Profiles {
             }
         }
     }
+}
+
+fn member_profile(record: Option<&ProfileRecord>) -> MemberProfile {
+    let text = |name: &str| {
+        let (_, json) = record?.fields.iter().find(|(field, _)| field == name)?;
+        serde_json::from_str::<String>(json).ok().filter(|text| !text.is_empty())
+    };
+    MemberProfile { displayname: text("displayname"), avatar_url: text("avatar_url") }
 }
 
 /// The JSON to store; `None` removes the field. Clients clear a name or avatar with null or an empty string.

@@ -1,0 +1,217 @@
+//! Finding users of this server by id or display name (§User Directory).
+//!
+//! Only the profile is searched: what a user calls themselves in one room is that room's business. Names are in no index,
+//! so that no key holds one: a search reads the accounts in turn, up to a limit.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ruma::OwnedUserId;
+
+use crate::{
+    database::Error,
+    numbers::{RoomNumber, UserNumber},
+    profiles::{MemberProfile, Profiles},
+    rooms::{Rooms, send::Caller},
+    tables::{
+        accounts::{AccountKind, AccountRow},
+        rooms::Membership,
+    },
+    users::Users,
+};
+
+/// Most results of a search.
+pub const RESULTS_MAX: usize = 50;
+/// Longest search term that counts, in bytes.
+const TERM_BYTES_MAX: usize = 256;
+/// Accounts read in one step.
+const CHUNK_ACCOUNTS: usize = 500;
+/// Most accounts read for a search; those who came later are not found.
+const ACCOUNTS_READ_MAX: usize = 50_000;
+/// Most users whose name fits, of whom it is asked whether the caller may know of them.
+const MATCHES_MAX: usize = 2_000;
+
+/// A user who was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundUser {
+    /// The user's id.
+    pub user_id: OwnedUserId,
+    /// Their display name and avatar.
+    pub profile: MemberProfile,
+}
+
+/// What a search found.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    /// The users, those whose name fits best first.
+    pub users: Vec<FoundUser>,
+    /// Whether there are, or may be, more.
+    pub limited: bool,
+}
+
+/// The service.
+#[derive(Clone, Debug)]
+pub struct UserDirectory {
+    users: Users,
+    profiles: Profiles,
+    rooms: Rooms,
+}
+
+/// How well a name fits, the best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    Whole,
+    Beginning,
+    Part,
+}
+
+struct Match {
+    fit: Fit,
+    user: UserNumber,
+    found: FoundUser,
+}
+
+impl UserDirectory {
+    /// Over the services that know the users.
+    pub fn new(users: Users, profiles: Profiles, rooms: Rooms) -> Self {
+        Self { users, profiles, rooms }
+    }
+
+    /// Users whose id or display name holds every word of `term`, whatever the case: those who share a room with the
+    /// caller, and those in rooms that everybody may read or join, or that the directory shows.
+    pub async fn search(&self, caller: &Caller, term: &str, limit: usize) -> Result<Found, Error> {
+        let term = term.trim().to_lowercase();
+        let limit = limit.min(RESULTS_MAX);
+        let mut found = Found::default();
+        if term.is_empty() || term.len() > TERM_BYTES_MAX || limit == 0 {
+            return Ok(found);
+        }
+        let (mut matches, complete) = self.matches(caller, &term).await?;
+        found.limited = !complete;
+        matches.sort_by(|left, right| left.fit.cmp(&right.fit).then(left.user.cmp(&right.user)));
+        let own = self.rooms.rooms_of(caller.user, Membership::Join).await?.into_iter().collect();
+        let mut sight = Sight { own, public: BTreeMap::new() };
+        for candidate in matches {
+            if !self.may_know(candidate.user, &mut sight).await? {
+                continue;
+            }
+            if found.users.len() >= limit {
+                found.limited = true;
+                break;
+            }
+            found.users.push(candidate.found);
+        }
+        Ok(found)
+    }
+
+    /// The users whose name fits, whether or not the caller may know of them; whether these are all.
+    async fn matches(&self, caller: &Caller, term: &str) -> Result<(Vec<Match>, bool), Error> {
+        let words: Vec<&str> = term.split_whitespace().collect();
+        let mut matches = Vec::new();
+        let (mut after, mut read) = (None, 0_usize);
+        loop {
+            let (accounts, more) = self.users.list_accounts(after, CHUNK_ACCOUNTS).await?;
+            after = accounts.last().map(|(user, _)| *user);
+            read = read.saturating_add(accounts.len());
+            let shown = accounts.iter().filter(|(user, account)| *user != caller.user && is_shown(account));
+            let users: Vec<UserNumber> = shown.map(|(user, _)| *user).collect();
+            let ids = self.users.ids(&users).await?;
+            let profiles = self.profiles.member_profiles(&users).await?;
+            for ((user, user_id), profile) in users.into_iter().zip(ids).zip(profiles) {
+                let Some(user_id) = user_id else { continue };
+                if let Some(fit) = fit(&user_id, profile.displayname.as_deref(), term, &words) {
+                    matches.push(Match { fit, user, found: FoundUser { user_id, profile } });
+                }
+            }
+            if matches.len() >= MATCHES_MAX || read >= ACCOUNTS_READ_MAX {
+                return Ok((matches, !more));
+            }
+            if !more {
+                return Ok((matches, true));
+            }
+        }
+    }
+
+    async fn may_know(&self, user: UserNumber, sight: &mut Sight) -> Result<bool, Error> {
+        let rooms = self.rooms.rooms_of(user, Membership::Join).await?;
+        if rooms.iter().any(|room| sight.own.contains(room)) {
+            return Ok(true);
+        }
+        for room in rooms {
+            let public = match sight.public.get(&room) {
+                Some(public) => *public,
+                None => self.is_public(room).await?,
+            };
+            sight.public.insert(room, public);
+            if public {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn is_public(&self, room: RoomNumber) -> Result<bool, Error> {
+        if self.rooms.is_published(room).await? {
+            return Ok(true);
+        }
+        let room = self.rooms.get(room).await?;
+        let shown = self.rooms.shown_state(&room).await?;
+        Ok(shown.is_world_readable() || shown.join_rule() == "public")
+    }
+}
+
+/// The caller's rooms, and what was learnt of others.
+struct Sight {
+    own: BTreeSet<RoomNumber>,
+    public: BTreeMap<RoomNumber, bool>,
+}
+
+fn is_shown(account: &AccountRow) -> bool {
+    account.deactivated_ms.is_none() && account.kind != AccountKind::Guest
+}
+
+/// How well a user's names fit a term in lower case; `None` if a word of it is in neither.
+fn fit(user_id: &ruma::UserId, displayname: Option<&str>, term: &str, words: &[&str]) -> Option<Fit> {
+    let id = user_id.as_str().to_lowercase();
+    let name = displayname.unwrap_or_default().to_lowercase();
+    if !words.iter().all(|word| id.contains(word) || name.contains(word)) {
+        return None;
+    }
+    let localpart = user_id.localpart().to_lowercase();
+    let names = [id.as_str(), localpart.as_str(), name.as_str()];
+    Some(if names.contains(&term) {
+        Fit::Whole
+    } else if names.iter().any(|name| name.starts_with(term)) {
+        Fit::Beginning
+    } else {
+        Fit::Part
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn names_fit_in_any_case_and_order() {
+        let fit = |term: &str| {
+            let term = term.to_lowercase();
+            let words: Vec<_> = term.split_whitespace().collect();
+            super::fit(user_id!("@user-1:example.org"), Some("Älice Cooper"), &term, &words)
+        };
+        for (term, expected) in [
+            ("älice COOPER", Some(Fit::Whole)),
+            ("USER-1", Some(Fit::Whole)),
+            ("@user-1:example.org", Some(Fit::Whole)),
+            ("älice c", Some(Fit::Beginning)),
+            ("@user", Some(Fit::Beginning)),
+            ("cooper älice", Some(Fit::Part)),
+            ("cooper user", Some(Fit::Part)),
+            ("Freddy", None),
+            ("älice freddy", None),
+        ] {
+            assert_eq!(fit(term), expected, "{term}");
+        }
+    }
+}
