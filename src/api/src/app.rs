@@ -24,6 +24,7 @@ use allod_server::{
     room_lookup::RoomLookup,
     rooms::Rooms,
     sessions::Sessions,
+    succession::Succession,
     sync::Sync,
     tags::Tags,
     tasks::Tasks,
@@ -93,6 +94,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms.
     pub rooms: Rooms,
+    /// What users keep of rooms that are replaced.
+    pub succession: Succession,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -162,6 +165,8 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
+        let succession =
+            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
@@ -178,6 +183,7 @@ impl App {
             shared_secret,
             profiles,
             rooms,
+            succession,
             user_directory,
             sync,
             room_lookup,

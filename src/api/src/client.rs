@@ -28,6 +28,7 @@ pub mod relation;
 pub mod report;
 pub mod room;
 pub mod room_summary;
+pub mod room_upgrade;
 pub mod space;
 pub mod sync;
 pub mod tag;

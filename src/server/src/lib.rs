@@ -28,6 +28,7 @@ pub mod registration_tokens;
 pub mod room_lookup;
 pub mod rooms;
 pub mod sessions;
+pub mod succession;
 pub mod sync;
 pub mod tables;
 pub mod tags;

@@ -49,6 +49,7 @@ pub mod summary;
 mod task;
 pub mod threads;
 pub mod timestamp;
+pub mod upgrade;
 pub mod visibility;
 mod writer;
 

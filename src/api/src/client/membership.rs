@@ -99,7 +99,10 @@ async fn join_known(
     if session.guest {
         app.rooms.check_guest_access(room_id).await?;
     }
-    Ok(app.rooms.join(room_id, &caller(session), &with_reason(reason)).await?)
+    let caller = caller(session);
+    let room = app.rooms.join(room_id, &caller, &with_reason(reason)).await?;
+    app.succession.joined(&caller, &room).await?;
+    Ok(room)
 }
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`

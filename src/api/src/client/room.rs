@@ -37,7 +37,13 @@ async fn create_room(app: App, session: Active, request: create::Request) -> Res
     if app.config.get().rooms.create == Who::Admins && !session.admin {
         return Err(Error::forbidden("Only administrators may create rooms on this server"));
     }
-    let room_id = app.rooms.create(&caller(&session), &request, session.admin).await?;
+    let caller = caller(&session);
+    let room_id = app.rooms.create(&caller, &request, session.admin).await?;
+    // A room may be said to replace another without an upgrade.
+    if request.creation_content.is_some() {
+        let room = app.rooms.known(&room_id).await?;
+        app.succession.joined(&caller, &room).await?;
+    }
     Ok(create::Response::new(room_id))
 }
 

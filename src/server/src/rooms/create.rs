@@ -78,6 +78,18 @@ impl Rooms {
         }
         let alias = self.new_alias(request).await?;
         let plan = self.plan(caller, request, alias.as_deref()).await?;
+        let room = self.establish(caller, &plan, alias.as_deref(), published).await?;
+        Ok(room.room_id.clone())
+    }
+
+    /// Brings a planned room into being.
+    pub(super) async fn establish(
+        &self,
+        caller: &Caller,
+        plan: &Plan,
+        alias: Option<&RoomAliasId>,
+        published: bool,
+    ) -> Result<Arc<Room>, CreateError> {
         let at = self.creation_time();
         let drafts: Vec<Draft> = plan
             .events
@@ -89,7 +101,7 @@ impl Rooms {
             })
             .collect();
         let room_id = self.new_room_id(&plan.rules, drafts.first())?;
-        let (room, write) = self.room_rows(caller, &plan, &room_id, alias.as_deref(), published)?;
+        let (room, write) = self.room_rows(caller, plan, &room_id, alias, published)?;
 
         let mut writer = Writer::new(Arc::clone(&self.core), Arc::clone(&room));
         let mut prepared = Vec::with_capacity(drafts.len());
@@ -103,7 +115,7 @@ impl Rooms {
         }
         self.commit_all(prepared).await?;
         self.core.rooms.insert(room.number, Arc::clone(&room));
-        Ok(room.room_id.clone())
+        Ok(room)
     }
 
     async fn new_alias(&self, request: &Request) -> Result<Option<OwnedRoomAliasId>, CreateError> {
