@@ -154,13 +154,13 @@ impl Rooms {
     pub async fn hierarchy(
         &self,
         caller: &Caller,
-        root: &RoomId,
+        space: &RoomId,
         query: &HierarchyQuery,
     ) -> Result<HierarchyPage, HierarchyError> {
         let passed_over = query.passed_over()?;
         let mut page = HierarchyPage::default();
         let mut seen: HashSet<OwnedRoomId> = HashSet::new();
-        let mut waiting = vec![(root.to_owned(), 0_u64)];
+        let mut waiting = vec![(space.to_owned(), 0_u64)];
         let mut shown_rooms = 0_usize;
         while let Some((room_id, depth)) = waiting.pop() {
             if seen.len() >= ROOMS_EXAMINED_MAX {
