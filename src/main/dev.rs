@@ -3,8 +3,7 @@
 use std::{fs, io::Write, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path};
 
 use allod_server::config::{
-    ByteSize, Config, EncryptByDefault, ListenAddress, Overrides, Problem, Problems, Registration,
-    SecretFile, Who,
+    ByteSize, Config, ListenAddress, Overrides, Problem, Problems, Registration, SecretFile, Who,
 };
 use anyhow::Context;
 use ruma::server_name;
@@ -68,7 +67,6 @@ fn make_lenient(config: &mut Config) {
     config.rooms.create = Who::Everyone;
     config.rooms.publish = Who::Everyone;
     config.rooms.directory_without_account = true;
-    config.rooms.encrypt_by_default = EncryptByDefault::No;
     if config.server.public_url.is_none()
         && let Some(ListenAddress::Tcp(address)) = config.listeners.client.first()
         && address.port() != 0

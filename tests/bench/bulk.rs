@@ -13,10 +13,7 @@ use allod_server::{
     database::Database,
     identity::Identity,
     random::Random,
-    rooms::{
-        membership::MembershipOptions,
-        send::{Caller, TransactionName},
-    },
+    rooms::send::{Caller, TransactionName},
     tables::{self, accounts::AccountKind},
     tasks::Tasks,
 };
@@ -155,7 +152,7 @@ async fn fill_room(app: &App, people: &[Caller], bulk: &Bulk, number: usize) -> 
 }
 
 async fn join(app: &App, room: &RoomId, member: &Caller) -> anyhow::Result<()> {
-    app.rooms.join(room, member, &MembershipOptions::default()).await?;
+    app.rooms.join(room, member, serde_json::Map::new()).await?;
     Ok(())
 }
 

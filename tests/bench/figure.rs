@@ -37,6 +37,11 @@ impl Figure {
         Self { scenario, operations: 1, elapsed: took, latencies: vec![took], cpu: None, resident_kib, note }
     }
 
+    /// What a server holds in memory.
+    pub(crate) fn memory(scenario: &str, process: Option<u32>) -> Self {
+        Meter::start(process).stop(scenario, Vec::new())
+    }
+
     /// The same, of another scenario.
     pub(crate) fn named(self, scenario: &str) -> Self {
         Self { scenario: scenario.to_owned(), ..self }

@@ -76,8 +76,7 @@ async fn measure(grown: &Grown, mut server: Server, first: Duration) -> anyhow::
     let [mut sender] = sender;
     let figure = read::incremental_syncs(&server, &mut sender, &mut reader, &room, rooms, limit).await?;
     figures.push(figure.named("send, then incremental sync"));
-    let resident = Figure::single("after all of it", Duration::ZERO, server.process);
-    figures.push(resident);
+    figures.push(Figure::memory("after all of it", server.process));
     server.stop().await?;
     Ok(figures)
 }

@@ -8,7 +8,7 @@ use crate::{
     Plan,
     client::Client,
     fan_out,
-    figure::{Figure, Meter, resident_kib},
+    figure::{Figure, Meter},
     people, progress, read, report, send,
     server::Server,
 };
@@ -42,23 +42,16 @@ pub(crate) async fn run(plan: &Plan) -> anyhow::Result<()> {
         let (server, took) = Server::start(&plan.allod, folder.path()).await?;
         let mut figures = vec![Figure::single("first start", took, server.process)];
         tokio::time::sleep(Duration::from_secs(2)).await;
-        figures.push(idle(&server));
+        figures.push(Figure::memory("idle", server.process));
         measured.push(measure(plan, server, figures).await?);
     }
     for spec in &plan.servers {
         let server = Server::from(spec.clone());
-        let figures = vec![idle(&server)];
+        let figures = vec![Figure::memory("idle", server.process)];
         measured.push(measure(plan, server, figures).await?);
     }
     let report = report::render(&machine, &measured)?;
     report::publish(&report, plan.output.as_deref())
-}
-
-/// What a server holds in memory before anything is asked of it.
-fn idle(server: &Server) -> Figure {
-    let mut figure = Meter::start(server.process).stop("idle", Vec::new());
-    figure.resident_kib = server.process.and_then(resident_kib);
-    figure
 }
 
 async fn measure(plan: &Plan, server: Server, figures: Vec<Figure>) -> anyhow::Result<Measured> {
@@ -85,7 +78,7 @@ impl Run<'_> {
         self.sends().await?;
         self.reads().await?;
         self.fan_outs().await?;
-        self.figures.push(idle(&self.server).named("after all of it"));
+        self.figures.push(Figure::memory("after all of it", self.server.process));
         self.restarts().await?;
         self.server.stop().await?;
         Ok(self.figures)

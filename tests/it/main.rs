@@ -3,6 +3,7 @@
 //! What only a process can show (`program`, `crash`, `disk_full`) is shown with the built program.
 
 mod accounts;
+mod bad_input;
 mod crash;
 mod disk_full;
 mod first_chat;

@@ -146,11 +146,20 @@ impl TestServer {
 
     /// Sends a request; `body` is not sent if it is `null`.
     pub(crate) async fn send(&self, token: Option<&str>, method: Method, path: &str, body: Value) -> Answer {
+        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
+        self.send_body(token, method, path, body).await
+    }
+
+    /// Sends a request with any bytes as its body.
+    pub(crate) async fn send_bytes(&self, token: &str, method: Method, path: &str, body: Vec<u8>) -> Answer {
+        self.send_body(Some(token), method, path, Body::from(body)).await
+    }
+
+    async fn send_body(&self, token: Option<&str>, method: Method, path: &str, body: Body) -> Answer {
         let mut request = Request::builder().method(method).uri(path);
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
         let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
         let status = response.status();
         let body = response.into_body().collect().await.unwrap().to_bytes();

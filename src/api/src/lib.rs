@@ -21,3 +21,4 @@ pub mod server;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod wrapped;

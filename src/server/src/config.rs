@@ -33,7 +33,7 @@ pub use self::{
     option::{Note, OptionInfo, Section, SectionInfo},
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
-    rooms::{EncryptByDefault, ROOM_VERSIONS, Rooms, Who},
+    rooms::{ROOM_VERSIONS, Rooms, Who},
     secret::{Secret, SecretError, SecretFile},
     server::Server,
     storage::Storage,

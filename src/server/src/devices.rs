@@ -21,7 +21,7 @@ use crate::{
     tables::{
         Stamped,
         accounts::{Device as DeviceTable, DeviceCount, DeviceCountRow, DeviceRow, DeviceSeen},
-        keys::{DeviceListChange, DeviceListHead, DeviceListRow},
+        keys::{CrossSigningKey, DeviceListChange, DeviceListHead, DeviceListRow},
     },
     users::Users,
 };
@@ -49,6 +49,9 @@ pub enum DeviceError {
     /// The id or name is empty or too long.
     #[error("a device's id and name may have up to {DEVICE_TEXT_BYTES_MAX} bytes, and its id at least one")]
     BadText,
+    /// The id is one of the user's cross-signing keys: devices and keys share one namespace.
+    #[error("a cross-signing key has this id")]
+    IdOfKey,
     /// The user has as many devices as a user may.
     #[error("the account has too many devices")]
     TooMany,
@@ -259,6 +262,11 @@ impl Devices {
         if devices.len() >= self.0.devices_max {
             return Err(DeviceError::TooMany);
         }
+        if let Some(id) = &wanted.id
+            && self.is_cross_signing_key(user, id).await?
+        {
+            return Err(DeviceError::IdOfKey);
+        }
         match count {
             Some(count) => write.equals::<DeviceCount>(&user, &count),
             None => write.absent::<DeviceCount>(&user),
@@ -276,6 +284,16 @@ impl Devices {
         write.put::<DeviceTable>(&(user, number), &row);
         list_changed(write, user);
         Ok(Device { number, id, row })
+    }
+
+    /// Whether one of the user's cross-signing keys has this id.
+    async fn is_cross_signing_key(&self, user: UserNumber, id: &DeviceId) -> Result<bool, Error> {
+        let keys = self.0.database.scan(&Range::<CrossSigningKey>::prefix(&user)).await?;
+        let name = format!("ed25519:{id}");
+        Ok(keys.rows.iter().any(|(_, row)| {
+            let key: serde_json::Value = serde_json::from_str(&row.value.json).unwrap_or_default();
+            key.get("keys").is_some_and(|keys| keys.get(&name).is_some())
+        }))
     }
 
     fn new_id(&self) -> OwnedDeviceId {

@@ -190,6 +190,19 @@ impl Rooms {
         Ok(room)
     }
 
+    /// Reads what never changes of several rooms at once, so that it is at hand.
+    pub async fn prefetch(&self, numbers: &[RoomNumber]) -> Result<(), Error> {
+        let missing = numbers.iter().filter(|number| self.core.rooms.get(*number).is_none());
+        let missing: Vec<RoomNumber> = missing.copied().collect();
+        let records = self.core.database.get_all::<RoomTable>(&missing).await?;
+        for (number, record) in missing.iter().zip(records) {
+            if let Some(record) = record {
+                self.core.rooms.insert(*number, Arc::new(self.core.room_of(*number, &record)?));
+            }
+        }
+        Ok(())
+    }
+
     /// The user's membership of the room, with the event that says so.
     pub async fn member(&self, room: RoomNumber, user: UserNumber) -> Result<Option<MemberRecord>, Error> {
         Ok(self.core.database.get::<RoomMember>(&(room, user)).await?.map(|row| row.value))

@@ -1,6 +1,6 @@
 //! The account itself: who am I, password, deactivation (§Account management).
 
-use allod_server::{audit::Actor, uiaa::Operation};
+use allod_server::{audit::Actor, rooms::send::Caller, uiaa::Operation};
 use ruma::api::client::account::{
     ThirdPartyIdRemovalStatus, change_password, deactivate, request_openid_token, whoami,
 };
@@ -58,6 +58,9 @@ async fn deactivate(
     let shown = allow(&app, operation, request.auth.as_ref()).await?;
     let user = shown.user.ok_or_else(Error::missing_token)?;
     app.accounts.deactivate(Actor::User(user), user, request.erase).await?;
+    if let Some(user_id) = app.users.id(user).await? {
+        app.rooms.leave_all(&Caller { user_id, user, device: None }).await?;
+    }
     // There was nothing to unbind, which is neither a success nor a failure to the spec.
     Ok(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport))
 }

@@ -3,31 +3,52 @@
 use std::collections::BTreeMap;
 
 use allod_server::config::ROOM_VERSIONS;
+use http::StatusCode;
 use ruma::api::client::discovery::get_capabilities::v3::{
-    AccountModerationCapability, Capabilities, ChangePasswordCapability, ProfileFieldsCapability, Request,
-    Response, RoomVersionStability, RoomVersionsCapability, ThirdPartyIdChangesCapability,
+    AccountModerationCapability, Capabilities, ProfileFieldsCapability, Request, RoomVersionStability,
+    RoomVersionsCapability, ThirdPartyIdChangesCapability,
 };
 
-use crate::{app::App, auth::Guest, endpoint::Routes, error::Result};
+use serde_json::json;
+
+use crate::{
+    app::App,
+    auth::Guest,
+    endpoint::Routes,
+    error::{Error, Result},
+    response::{Response, json_response},
+};
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(get_capabilities)
+    routes.raw_endpoint(get_capabilities)
 }
 
 /// `GET /_matrix/client/v3/capabilities`
 ///
-/// What is left out means something: no room versions means only version 1, no `m.3pid_changes` means allowed.
+/// What is left out means something: no room versions means only version 1, no `m.3pid_changes` means allowed. ruma
+/// leaves out what is as clients would guess; those that they look for are put back.
 async fn get_capabilities(app: App, caller: Guest, _: Request) -> Result<Response> {
     let config = app.config.get();
     let mut capabilities = Capabilities::new();
     let versions = ROOM_VERSIONS.map(|version| (version, RoomVersionStability::Stable));
     let default = config.rooms.default_version.clone();
     capabilities.room_versions = RoomVersionsCapability::new(default, BTreeMap::from(versions));
-    capabilities.change_password = ChangePasswordCapability::new(config.accounts.passwords && !caller.guest);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     capabilities.account_moderation = AccountModerationCapability::new(caller.admin, caller.admin);
-    Ok(Response::new(capabilities))
+    let mut capabilities = serde_json::to_value(capabilities).map_err(Error::internal)?;
+    let change_password = config.accounts.passwords && !caller.guest;
+    for (name, enabled) in [
+        ("m.change_password", change_password),
+        ("m.set_displayname", true),
+        ("m.set_avatar_url", true),
+        ("m.get_login_token", false),
+    ] {
+        if let Some(all) = capabilities.as_object_mut() {
+            all.insert(name.to_owned(), json!({ "enabled": enabled }));
+        }
+    }
+    Ok(json_response(StatusCode::OK, &json!({ "capabilities": capabilities })))
 }
 
 #[cfg(test)]

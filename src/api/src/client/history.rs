@@ -2,7 +2,10 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#getting-events-for-a-room>
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use allod_server::{
     rooms::{
@@ -15,6 +18,7 @@ use allod_server::{
     sync::token::SyncToken,
     tables::rooms::Membership,
 };
+use http::StatusCode;
 use ruma::{
     UInt,
     api::{
@@ -42,7 +46,8 @@ use crate::{
     client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
-    response::{Response, json_bytes},
+    response::{Response, json_bytes, json_response},
+    wrapped::DirectionOptional,
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -53,7 +58,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .raw_endpoint(get_state_events)
         .raw_endpoint(get_state_event_for_key)
         .raw_endpoint(get_member_events)
-        .endpoint(joined_members)
+        .raw_endpoint(joined_members)
 }
 
 /// Most events in one answer.
@@ -77,7 +82,11 @@ struct Page {
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/messages`
-async fn get_message_events(app: App, session: Guest, request: messages::Request) -> Result<Response> {
+async fn get_message_events(
+    app: App,
+    session: Guest,
+    DirectionOptional(request): DirectionOptional<messages::Request>,
+) -> Result<Response> {
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let direction = match request.dir {
         RumaDirection::Backward => Direction::Backward,
@@ -203,31 +212,24 @@ async fn get_member_events(app: App, session: Guest, request: members::Request) 
 }
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/joined_members`
-async fn joined_members(
-    app: App,
-    session: Guest,
-    request: joined_members::Request,
-) -> Result<joined_members::Response> {
+///
+/// Who shows no name or avatar has `null` there: clients look for the fields.
+async fn joined_members(app: App, session: Guest, request: joined_members::Request) -> Result<Response> {
     let view = app.rooms.joined_view(&request.room_id, &caller(&session)).await?;
     let events =
         app.rooms.member_events(&view, view.root, |membership| membership == Membership::Join).await?;
-    let mut joined = std::collections::BTreeMap::new();
-    for event in events {
-        let Some(user_id) = event.record.state_key.as_deref().and_then(|id| ruma::UserId::parse(id).ok())
-        else {
-            continue;
-        };
+    let mut joined = BTreeMap::new();
+    for event in &events {
+        let Some(user_id) = &event.record.state_key else { continue };
         let profile: Profile = event.pdu(&view.room)?.content_as().unwrap_or_default();
-        let mut member = joined_members::RoomMember::new();
-        member.display_name = profile.displayname;
-        member.avatar_url = profile.avatar_url.map(Into::into);
-        joined.insert(user_id, member);
+        joined.insert(user_id, profile);
     }
-    Ok(joined_members::Response::new(joined))
+    Ok(json_response(StatusCode::OK, &serde_json::json!({ "joined": joined })))
 }
 
-#[derive(Default, serde::Deserialize)]
+#[derive(Default, serde::Deserialize, Serialize)]
 struct Profile {
+    #[serde(rename(serialize = "display_name"))]
     displayname: Option<String>,
     avatar_url: Option<String>,
 }

@@ -6,20 +6,16 @@ use allod_server::{
     sessions::{Issued, RefreshError, SignInError, WantedSession},
     users::names,
 };
-use http::StatusCode;
-use ruma::api::{
-    client::{
-        session::{
-            get_login_types::{
-                self,
-                v3::{LoginType, PasswordLoginType},
-            },
-            login::v3::{LoginInfo, Password, Request, Response},
-            refresh_token,
+use ruma::api::client::{
+    session::{
+        get_login_types::{
+            self,
+            v3::{LoginType, PasswordLoginType},
         },
-        uiaa::UserIdentifier,
+        login::v3::{LoginInfo, Password, Request, Response},
+        refresh_token,
     },
-    error::ErrorKind,
+    uiaa::UserIdentifier,
 };
 use tokio::time::Duration;
 
@@ -139,7 +135,7 @@ impl From<DeviceError> for Error {
         match error {
             DeviceError::NotFound => Self::not_found("No such device"),
             DeviceError::BadText => Self::invalid_param(error.to_string()),
-            DeviceError::TooMany => Self::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, error.to_string()),
+            DeviceError::IdOfKey | DeviceError::TooMany => Self::forbidden(error.to_string()),
             DeviceError::Storage(error) => error.into(),
         }
     }

@@ -29,12 +29,15 @@ use ruma::{
     },
 };
 
+use serde_json::{Map, Value};
+
 use crate::{
     app::App,
     auth::{Active, Guest, Session},
     client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
+    wrapped::WithBody,
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -70,9 +73,9 @@ pub(crate) async fn room_id_of(app: &App, name: &RoomOrAliasId) -> Result<OwnedR
 async fn join_room_by_id(
     app: App,
     session: Guest,
-    request: join_by_id::Request,
+    joining: WithBody<join_by_id::Request>,
 ) -> Result<join_by_id::Response> {
-    let room = join_known(&app, &session, &request.room_id, request.reason).await?;
+    let room = join_known(&app, &session, &joining.request.room_id, joining.body).await?;
     Ok(join_by_id::Response::new(room.room_id.clone()))
 }
 
@@ -80,10 +83,10 @@ async fn join_room_by_id(
 async fn join_room_by_id_or_alias(
     app: App,
     session: Guest,
-    request: join::Request,
+    joining: WithBody<join::Request>,
 ) -> Result<join::Response> {
-    let room_id = room_id_of(&app, &request.room_id_or_alias).await?;
-    let room = join_known(&app, &session, &room_id, request.reason).await?;
+    let room_id = room_id_of(&app, &joining.request.room_id_or_alias).await?;
+    let room = join_known(&app, &session, &room_id, joining.body).await?;
     Ok(join::Response::new(room.room_id.clone()))
 }
 
@@ -91,7 +94,7 @@ async fn join_known(
     app: &App,
     session: &Session,
     room_id: &ruma::RoomId,
-    reason: Option<String>,
+    content: Map<String, Value>,
 ) -> Result<Arc<Room>> {
     if session.suspended {
         return Err(Error::user_suspended());
@@ -100,7 +103,7 @@ async fn join_known(
         app.rooms.check_guest_access(room_id).await?;
     }
     let caller = caller(session);
-    let room = app.rooms.join(room_id, &caller, &with_reason(reason)).await?;
+    let room = app.rooms.join(room_id, &caller, content).await?;
     app.succession.joined(&caller, &room).await?;
     Ok(room)
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::option::section;
 
 section! {
-    /// Which other servers this one talks to.
+    /// Which other servers this one talks to. Not served yet: what is said here is checked, and kept for later.
     Federation = "federation" {
         /// "off": none, and no request leaves for one. "allow": those listed in `allow`, exactly.
         /// "open": all but those listed in `deny`.

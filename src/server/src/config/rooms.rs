@@ -9,17 +9,14 @@ section! {
     /// What people may do with rooms.
     Rooms = "rooms" {
         /// The version of rooms that are created without one, "6" to "12".
-        default_version: RoomVersionId = RoomVersionId::V12, Reloaded;
+        default_version: RoomVersionId = RoomVersionId::V12;
         /// Who may create rooms: "everyone" or "admins".
         create: Who = Who::Everyone, Reloaded;
         /// Who may publish a room in the public room directory: "everyone" (the members that the room
         /// itself allows to) or "admins".
-        publish: Who = Who::Admins, Reloaded;
+        publish: Who = Who::Admins;
         /// Who may read the public room directory without an account: true for all of the world.
         directory_without_account: bool = false, Reloaded;
-        /// Whether rooms are encrypted when their creator does not say: "no", "direct" (direct chats
-        /// and rooms by invitation) or "all".
-        encrypt_by_default: EncryptByDefault = EncryptByDefault::No, Reloaded;
     }
     check |rooms| {
         if crate::config::ROOM_VERSIONS.contains(&rooms.default_version) {
@@ -49,16 +46,4 @@ pub enum Who {
     Everyone,
     /// Server administrators.
     Admins,
-}
-
-/// Which new rooms are encrypted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EncryptByDefault {
-    /// Only those whose creator asks for it.
-    No,
-    /// Those of the private presets.
-    Direct,
-    /// Every one.
-    All,
 }

@@ -75,3 +75,24 @@ async fn nothing_is_remembered_where_that_is_switched_off_or_the_device_gone() {
     fixture.devices.saw(bob, device, None);
     assert!(fixture.devices.last_seen(bob).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_device_has_no_id_of_a_cross_signing_key() {
+    use crate::{
+        sessions::{SignInError, WantedSession},
+        tables::{Stamped, keys::StoredKey},
+    };
+    let fixture = Fixture::new().await;
+    let bob = fixture.account("bob").await;
+    let json = r#"{"usage":["master"],"keys":{"ed25519:PUBLIC":"PUBLIC"}}"#.to_owned();
+    let mut write = Write::new();
+    write.put::<CrossSigningKey>(&(bob, 1), &Stamped::pending(StoredKey { json }));
+    fixture.database.commit(write).await.unwrap();
+    let sign_in = async |id: &str| {
+        let device = WantedDevice { id: Some(id.into()), display_name: None };
+        fixture.sessions.sign_in(bob, &WantedSession { device, refresh: false }).await
+    };
+    let taken = sign_in("PUBLIC").await;
+    assert!(matches!(taken, Err(SignInError::Device(DeviceError::IdOfKey))));
+    assert!(sign_in("PHONE").await.is_ok());
+}

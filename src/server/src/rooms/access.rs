@@ -11,7 +11,7 @@ use crate::{
     numbers::{EventNumber, RoomNumber},
     tables::{
         Stamped,
-        rooms::{HeadRecord, MemberRecord, Membership, RoomHead, RoomMember, StateRoot},
+        rooms::{HeadRecord, MemberRecord, Membership, RoomHead, RoomMember, StateRoot, UserRoom},
     },
 };
 
@@ -51,6 +51,10 @@ impl Rooms {
     pub async fn view(&self, room_id: &RoomId, caller: &Caller) -> Result<View, AccessError> {
         let room = self.find(room_id).await?.ok_or(AccessError::Forbidden)?;
         let view = self.view_of(room, caller).await?;
+        let left = matches!(view.membership, Some(Membership::Leave | Membership::Ban));
+        if left && self.has_forgotten(view.room.number, caller).await? {
+            return Err(AccessError::Forbidden);
+        }
         if view.joined_until > Position::ZERO || self.is_world_readable(&view).await? {
             return Ok(view);
         }
@@ -110,6 +114,11 @@ impl Rooms {
         let room = self.get(room).await?;
         let event = self.core.events.load(room.number, event).await?;
         Ok(super::membership::of(&*event.pdu(&room)?))
+    }
+
+    async fn has_forgotten(&self, room: RoomNumber, caller: &Caller) -> Result<bool, Error> {
+        let row = self.core.database.get::<UserRoom>(&(caller.user, room)).await?;
+        Ok(row.is_some_and(|row| row.value.forgotten))
     }
 
     async fn is_world_readable(&self, view: &View) -> Result<bool, Error> {

@@ -1,8 +1,9 @@
 //! Room aliases of this server, and which rooms the directory shows.
 
 use ruma::RoomAliasId;
+use serde_json::Value;
 
-use super::{Room, Rooms, send::Caller};
+use super::{Append, AppendError, Room, Rooms, send::Caller};
 use crate::{
     database::{Error, Range, Write},
     numbers::RoomNumber,
@@ -90,7 +91,38 @@ impl Rooms {
         write.delete::<Alias>(&hash);
         write.delete::<RoomAlias>(&(row.room, hash));
         self.core.database.commit(write).await.map_err(Error::from)?;
-        Ok(())
+        self.withdraw_alias(row.room, alias, caller).await
+    }
+
+    /// Takes a removed alias out of the room's `m.room.canonical_alias`, where the caller has the power to.
+    async fn withdraw_alias(
+        &self,
+        room: RoomNumber,
+        alias: &RoomAliasId,
+        caller: &Caller,
+    ) -> Result<(), AliasError> {
+        const KIND: &str = "m.room.canonical_alias";
+        let room = self.get(room).await?;
+        let Some(mut content) = self.current_content(&room, KIND, "").await? else { return Ok(()) };
+        let before = content.clone();
+        if let Some(fields) = content.as_object_mut() {
+            if fields.get("alias").and_then(Value::as_str) == Some(alias.as_str()) {
+                fields.remove("alias");
+            }
+            if let Some(more) = fields.get_mut("alt_aliases").and_then(Value::as_array_mut) {
+                more.retain(|other| other.as_str() != Some(alias.as_str()));
+            }
+        }
+        if content == before || !self.may_send_state(&room, caller, KIND).await? {
+            return Ok(());
+        }
+        let Ok(draft) = self.draft(caller, KIND, Some(""), &content) else { return Ok(()) };
+        let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
+        match self.append(&room, append).await {
+            Err(AppendError::Storage(error)) => Err(error.into()),
+            // The alias is gone all the same; what the room says of it can be mended by its members.
+            _ => Ok(()),
+        }
     }
 
     /// The aliases of this server that point to a room.

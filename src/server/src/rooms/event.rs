@@ -144,13 +144,18 @@ impl Events {
         room: RoomNumber,
         numbers: &[EventNumber],
     ) -> Result<Vec<Option<Arc<StoredEvent>>>, Error> {
-        let mut events: Vec<_> = numbers.iter().map(|number| self.cache.get(&(room, *number))).collect();
-        let missing: Vec<(RoomNumber, EventNumber)> = numbers
-            .iter()
-            .zip(&events)
-            .filter(|(_, event)| event.is_none())
-            .map(|(number, _)| (room, *number))
-            .collect();
+        let keys: Vec<_> = numbers.iter().map(|number| (room, *number)).collect();
+        self.get_keys(&keys).await
+    }
+
+    /// Events of several rooms, in this order: all that are not in memory are read at once.
+    pub async fn get_keys(
+        &self,
+        keys: &[(RoomNumber, EventNumber)],
+    ) -> Result<Vec<Option<Arc<StoredEvent>>>, Error> {
+        let mut events: Vec<_> = keys.iter().map(|key| self.cache.get(key)).collect();
+        let missing: Vec<(RoomNumber, EventNumber)> =
+            keys.iter().zip(&events).filter(|(_, event)| event.is_none()).map(|(key, _)| *key).collect();
         if missing.is_empty() {
             return Ok(events);
         }

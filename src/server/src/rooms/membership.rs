@@ -83,17 +83,21 @@ impl Rooms {
         if access == Some("can_join") { Ok(()) } else { Err(MembershipError::GuestsForbidden) }
     }
 
-    /// Joins the caller to a room of this server.
+    /// Joins the caller to a room of this server. What `content` says goes into the member event, but for what others
+    /// must be able to trust.
     pub async fn join(
         &self,
         room_id: &RoomId,
         caller: &Caller,
-        options: &MembershipOptions,
+        mut content: Map<String, Value>,
     ) -> Result<Arc<Room>, MembershipError> {
         let room = self.known(room_id).await?;
-        let authoriser = self.join_authoriser(&room, caller).await?;
-        let mut content = self.member_content(Membership::Join, caller.user, options).await?;
-        if let Some(authoriser) = authoriser {
+        content.remove("third_party_signed");
+        content.remove("third_party_invite");
+        content.remove("join_authorised_via_users_server");
+        content
+            .extend(self.member_content(Membership::Join, caller.user, &MembershipOptions::default()).await?);
+        if let Some(authoriser) = self.join_authoriser(&room, caller).await? {
             content.insert("join_authorised_via_users_server".to_owned(), authoriser.to_string().into());
         }
         self.set_member(&room, caller, &caller.user_id, content).await?;
@@ -137,6 +141,26 @@ impl Rooms {
         let room = self.known(room_id).await?;
         let content = plain_content(Membership::Leave, options);
         self.set_member(&room, caller, &caller.user_id, content).await?;
+        Ok(())
+    }
+
+    /// Leaves every room, and rejects every invitation; for who is about to have no account any more.
+    pub async fn leave_all(&self, caller: &Caller) -> Result<(), Error> {
+        for (number, membership) in self.memberships_of(caller.user).await? {
+            if matches!(membership, Membership::Leave | Membership::Ban) {
+                continue;
+            }
+            let room = self.get(number).await?;
+            match self.leave(&room.room_id, caller, &MembershipOptions::default()).await {
+                Err(
+                    MembershipError::Storage(error) | MembershipError::Append(AppendError::Storage(error)),
+                ) => {
+                    return Err(error);
+                }
+                // A room that does not let its member go is left behind.
+                Ok(()) | Err(_) => {}
+            }
+        }
         Ok(())
     }
 

@@ -134,8 +134,14 @@ impl Rooms {
         view: &View,
         point: PaginationToken,
     ) -> Result<crate::tables::rooms::StateRoot, Error> {
-        let (events, _) = self.history_chunk(view, point, None, Direction::Backward, 1).await?;
-        Ok(events.first().map(|event| event.record.state_after).unwrap_or_default())
+        let (before, _) = self.history_chunk(view, point, None, Direction::Backward, 1).await?;
+        if let Some(event) = before.first() {
+            return Ok(event.record.state_after);
+        }
+        // Before its first event a room has no members to name; its creator, who joins next, is the nearest answer.
+        let (first, _) =
+            self.history_chunk(view, PaginationToken::START, None, Direction::Forward, 2).await?;
+        Ok(first.last().map(|event| event.record.state_after).unwrap_or_default())
     }
 
     /// An event of this room that the viewer may see.

@@ -58,6 +58,20 @@ impl States {
         Self { database, cache: Arc::new(Cache::with_weighter(items, cache_bytes, ByBytes)) }
     }
 
+    /// Reads the topmost nodes of several states at once, so that they are at hand when they are looked at.
+    pub async fn prefetch(&self, roots: &[(RoomNumber, StateRoot)]) -> Result<(), Error> {
+        let wanted = roots.iter().filter(|(_, root)| *root != StateRoot::default());
+        let wanted = wanted.filter(|(room, root)| self.cache.get(&(*room, NodeId(root.0))).is_none());
+        let keys: Vec<_> = wanted.map(|(room, root)| (*room, Hash128(root.0))).collect();
+        let rows: Vec<Option<Bytes>> = self.database.get_all::<StateNode>(&keys).await?;
+        for ((room, id), row) in keys.iter().zip(rows) {
+            if let Some(node) = row.and_then(|bytes| Node::decode(&bytes).ok()) {
+                self.cache.insert((*room, NodeId(id.0)), Arc::new(node));
+            }
+        }
+        Ok(())
+    }
+
     /// The events at these entries of a state.
     pub async fn get_many(
         &self,

@@ -31,9 +31,11 @@ pub struct UserRoomEntry {
     pub sender: UserNumber,
     /// The commit of that event.
     pub position: Position,
+    /// Whether the user forgot the room since.
+    pub forgotten: bool,
 }
 
-/// The rooms of a user, those forgotten left out.
+/// The rooms of a user.
 #[derive(Debug, Default)]
 pub struct UserRooms {
     /// By room number.
@@ -108,13 +110,13 @@ impl Memberships {
         let newest = rows.iter().map(|(_, row)| row.position).max().unwrap_or_default();
         let rooms: Box<[UserRoomEntry]> = rows
             .iter()
-            .filter(|(_, row)| !row.value.forgotten)
             .map(|((_, room), row)| UserRoomEntry {
                 room: *room,
                 membership: row.value.membership,
                 event: row.value.event,
                 sender: row.value.sender,
                 position: row.position,
+                forgotten: row.value.forgotten,
             })
             .collect();
         let joined =

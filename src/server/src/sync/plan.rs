@@ -63,6 +63,17 @@ struct Story {
     joined_meanwhile: bool,
 }
 
+impl Story {
+    /// What is shown of a room that is left now.
+    fn view(&self, since: Position) -> LeftView {
+        match self {
+            Self { first_before: Some(Membership::Join), .. } => LeftView::Since(since),
+            Self { joined_meanwhile: true, .. } => LeftView::All,
+            Self { .. } => LeftView::Leave,
+        }
+    }
+}
+
 /// Plans a sync. `changes` are those of the user's memberships since `since`, in order.
 pub(super) fn plan(
     rooms: &UserRooms,
@@ -90,21 +101,15 @@ pub(super) fn plan(
             (None, Membership::Invite) => plan.invited.push(*entry),
             (None, Membership::Knock) => plan.knocked.push(*entry),
             (None, Membership::Leave | Membership::Ban) => {
-                if include_leave {
+                if include_leave && !entry.forgotten {
                     plan.left.push(LeftRoom { entry: *entry, shows: LeftView::All });
                 }
             }
             (Some(_), Membership::Invite) => plan.invited.extend(story.map(|_| *entry)),
             (Some(_), Membership::Knock) => plan.knocked.extend(story.map(|_| *entry)),
+            // Also if it is forgotten: else the user's other devices would never learn that it was left.
             (Some(since), Membership::Leave | Membership::Ban) => {
-                plan.left.extend(story.map(|story| LeftRoom {
-                    entry: *entry,
-                    shows: match story {
-                        Story { first_before: Some(Membership::Join), .. } => LeftView::Since(since),
-                        Story { joined_meanwhile: true, .. } => LeftView::All,
-                        Story { .. } => LeftView::Leave,
-                    },
-                }))
+                plan.left.extend(story.map(|story| LeftRoom { entry: *entry, shows: story.view(since) }));
             }
         }
     }
@@ -148,7 +153,8 @@ mod tests {
 
     fn entry(room: u32, membership: Membership) -> UserRoomEntry {
         let (event, sender) = (EventNumber(1), UserNumber(1));
-        UserRoomEntry { room: RoomNumber(room), membership, event, sender, position: Position::new(12) }
+        let position = Position::new(12);
+        UserRoomEntry { room: RoomNumber(room), membership, event, sender, position, forgotten: false }
     }
 
     fn rooms(entries: &[(u32, Membership)]) -> UserRooms {

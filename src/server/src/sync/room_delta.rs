@@ -207,7 +207,7 @@ impl RoomReader {
             None => Entries::new(),
         };
         if let Some(lazy) = wish.lazy {
-            let root = match (states, timeline.events.last()) {
+            let tree = match (states, timeline.events.last()) {
                 (Some(states), _) if wish.after => states.end,
                 (Some(states), _) => states.start,
                 (None, Some((_, last))) => last.record.state_before,
@@ -216,7 +216,7 @@ impl RoomReader {
             let needed = self.needed_members(view, timeline, summary, whole).await?;
             let since = if whole { None } else { window.since };
             let at = Window { since, until: window.until };
-            self.add_members(view, at, root, &needed, lazy, &mut entries).await?;
+            self.add_members(view, at, tree, &needed, lazy, &mut entries).await?;
         }
         let numbers: Vec<_> = entries.values().map(|number| EventNumber(*number)).collect();
         let mut events = Vec::with_capacity(numbers.len());
@@ -240,8 +240,8 @@ impl RoomReader {
     ) -> Result<Entries, Error> {
         let base = match (whole, wish.after) {
             (true, after) => {
-                let root = if after { states.end } else { states.start };
-                self.whole_state(room, root, wish.lazy.is_some()).await?
+                let tree = if after { states.end } else { states.start };
+                self.whole_state(room, tree, wish.lazy.is_some()).await?
             }
             (false, _) => changed(&states.before),
         };
@@ -266,21 +266,21 @@ impl RoomReader {
     async fn whole_state(
         &self,
         room: &Room,
-        root: StateRoot,
+        tree: StateRoot,
         without_members: bool,
     ) -> Result<Entries, Error> {
         if !without_members {
-            let all = self.rooms.states().all(room, root, None).await?;
+            let all = self.rooms.states().all(room, tree, None).await?;
             return Ok(all.into_iter().map(|(key, number)| (key, number.0)).collect());
         }
         let members = room.hash_key.type_prefix("m.room.member");
-        let root = Root::from_bytes(root.0);
+        let tree = Root::from_bytes(tree.0);
         let (mut nodes, mut entries, mut after) = (Nodes::default(), Entries::new(), None);
         loop {
             let page = self
                 .rooms
                 .states()
-                .run(room, &mut nodes, |nodes| scan(root, Selection::All, after, SCAN_ENTRIES, nodes))
+                .run(room, &mut nodes, |nodes| scan(tree, Selection::All, after, SCAN_ENTRIES, nodes))
                 .await?;
             entries.extend(page.iter().filter(|(key, _)| key.type_prefix() != members).copied());
             let Some((last, _)) = page.last().filter(|_| page.len() >= SCAN_ENTRIES) else {
@@ -313,12 +313,12 @@ impl RoomReader {
         &self,
         view: &View,
         window: Window,
-        root: StateRoot,
+        tree: StateRoot,
         needed: &[EntryKey],
         lazy: LazyMembers,
         entries: &mut Entries,
     ) -> Result<(), Error> {
-        let found = self.rooms.states().get_many(&view.room, root, needed).await?;
+        let found = self.rooms.states().get_many(&view.room, tree, needed).await?;
         let mut members: Vec<(EntryKey, EventNumber)> = needed
             .iter()
             .zip(found)

@@ -30,11 +30,11 @@ pub(crate) struct Summary {
 }
 
 impl RoomReader {
-    /// The summary of a room whose state is `root`. Counts may be newer than that: then the next sync tells them again.
+    /// The summary of a room whose state is `tree`. Counts may be newer than that: then the next sync tells them again.
     pub(super) async fn summary(
         &self,
         view: &View,
-        root: StateRoot,
+        tree: StateRoot,
         head: Option<&Stamped<HeadRecord>>,
     ) -> Result<Summary, Error> {
         let (joined, invited) = if let Some(head) = head {
@@ -44,11 +44,11 @@ impl RoomReader {
             head.map_or((0, 0), |head| (head.value.joined, head.value.invited))
         };
         let heroes =
-            if self.has_name(&view.room, root).await? { Vec::new() } else { self.heroes(view).await? };
+            if self.has_name(&view.room, tree).await? { Vec::new() } else { self.heroes(view).await? };
         Ok(Summary { heroes, joined, invited })
     }
 
-    async fn has_name(&self, room: &Room, root: StateRoot) -> Result<bool, Error> {
+    async fn has_name(&self, room: &Room, tree: StateRoot) -> Result<bool, Error> {
         #[derive(Default, Deserialize)]
         struct Content {
             #[serde(default)]
@@ -61,7 +61,7 @@ impl RoomReader {
             room.hash_key.entry_key("m.room.canonical_alias", ""),
         ];
         let numbers: Vec<_> =
-            self.rooms.states().get_many(room, root, &keys).await?.into_iter().flatten().collect();
+            self.rooms.states().get_many(room, tree, &keys).await?.into_iter().flatten().collect();
         for event in self.rooms.events().load_many(room.number, &numbers).await? {
             let content: Content = event.pdu(room)?.content_as().unwrap_or_default();
             if [content.name, content.alias].into_iter().flatten().any(|name| !name.is_empty()) {

@@ -17,6 +17,7 @@ mod extras;
 mod filter;
 mod joined;
 mod outside;
+mod sharing;
 
 /// Longest time that a sync waits, whatever the client says: below the time after which handlers are given up.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(120);
@@ -95,6 +96,7 @@ impl Sync {
         let presence = &inner.sources.presence;
         let _syncing =
             presence.syncing(user, &request.caller.user_id, Arc::clone(&rooms.joined), &request.presence);
+        let mut registered = Arc::clone(&rooms.joined);
         drop(rooms);
         let deadline = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
         tokio::pin!(deadline);
@@ -113,8 +115,12 @@ impl Sync {
             }
             // What was found empty need not be looked at again.
             since = Some(answer.next);
-            waiter.set_rooms(&answer.rooms.joined);
-            drop(answer.rooms);
+            if registered != answer.rooms.joined {
+                registered = Arc::clone(&answer.rooms.joined);
+                waiter.set_rooms(&registered);
+                // What happened meanwhile in a new room woke nobody.
+                continue;
+            }
             tokio::select! {
                 () = waiter.woken() => {}
                 () = &mut deadline => return Ok(answer.body),

@@ -20,8 +20,9 @@ pub(super) const AUDIT: &str = "audit";
 const MEBIBYTE: usize = 1024 * 1024;
 /// The least memory that RocksDB is run with.
 const MEMORY_BYTES_MIN: usize = 8 * MEBIBYTE;
-/// Write-ahead logs beyond this many bytes make RocksDB flush, which bounds what a start replays.
-const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Write-ahead logs beyond this many bytes make RocksDB flush, which bounds what a start after a crash replays, and the
+/// memory that write buffers take.
+const WAL_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Files that RocksDB keeps open.
 const OPEN_FILES_MAX: i32 = 512;
 const BLOCK_BYTES: usize = 8 * 1024;

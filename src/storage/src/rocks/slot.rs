@@ -70,8 +70,15 @@ impl Slot {
     }
 
     /// Closes the database for good, stopping maintenance.
+    ///
+    /// What only the write-ahead log and memory hold is written to tables first: the next start would do that, after
+    /// replaying the log, before it answers anyone.
     pub(super) fn close(&self) {
         if let Some(database) = self.read().as_ref() {
+            if let Err(error) = database.flush() {
+                // The log is durable, so nothing is lost but the next start's time.
+                tracing::debug!(%error, "the database is closed without writing its buffers to tables");
+            }
             database.stop_background();
         }
         let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();

@@ -77,7 +77,7 @@ async fn act(world: &World, rooms: &[OwnedRoomId], random: &mut StdRng) {
     let options = Default::default();
     let content = serde_json::value::to_raw_value(&json!({ "msgtype": "m.text", "body": "x" })).unwrap();
     match random.random_range(0..12) {
-        0 => drop(world.rooms.join(room, caller, &options).await),
+        0 => drop(world.rooms.join(room, caller, serde_json::Map::new()).await),
         1 => drop(world.rooms.leave(room, caller, &options).await),
         2 => drop(world.rooms.invite(room, caller, &world.caller(other).user_id, &options).await),
         3 => drop(world.rooms.kick(room, caller, &world.caller(other).user_id, &options).await),

@@ -56,7 +56,9 @@ async fn a_left_room_is_shown_up_to_the_leave() {
 
     world.rooms.forget(&room, world.caller("bob")).await.unwrap();
     assert!(world.sync_with("bob", None, filter).await.get("rooms").is_none());
-    assert!(world.sync("bob", Some(token(&first))).await.get("rooms").is_none());
+    // Other devices learn that it was left.
+    assert!(left(&world.sync("bob", Some(token(&first))).await, &room).is_object());
+    assert!(world.sync("bob", Some(token(&kicked))).await.get("rooms").is_none());
 }
 
 #[tokio::test]
@@ -73,21 +75,21 @@ async fn joining_and_leaving_between_two_syncs_is_told() {
 }
 
 #[tokio::test]
-async fn device_lists_follow_who_shares_encrypted_rooms() {
+async fn device_lists_follow_who_shares_rooms() {
     let world = World::new(&["alice", "bob", "carol"]).await;
-    let encrypted = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
-    let (room, plain) = (world.room("alice").await, world.room_with("alice", &["bob"]).await);
-    world.set("alice", &room, "m.room.encryption", "", &encrypted).await;
+    let room = world.room("alice").await;
+    let other = world.room("alice").await;
     let first = world.sync("alice", None).await;
     assert!(first.get("device_lists").is_none());
 
     world.join("bob", &room).await;
     let joined = world.sync("alice", Some(token(&first))).await;
     assert_eq!(joined["device_lists"], json!({ "changed": ["@bob:example.org"], "left": [] }));
+    world.join("bob", &other).await;
     let bob = world.sync("bob", None).await;
-    let device = world.callers["bob"].clone();
+    let joined = world.sync("alice", Some(token(&joined))).await;
     let mut write = crate::database::Write::new();
-    crate::devices::list_changed(&mut write, device.user);
+    crate::devices::list_changed(&mut write, world.caller("bob").user);
     world.fixture.database.commit(write).await.unwrap();
     let changed = world.sync("alice", Some(token(&joined))).await;
     assert_eq!(changed["device_lists"]["changed"], json!(["@bob:example.org"]));
@@ -96,11 +98,10 @@ async fn device_lists_follow_who_shares_encrypted_rooms() {
         json!(["@bob:example.org"])
     );
 
-    world.set("alice", &plain, "m.room.encryption", "", &encrypted).await;
     world.leave("bob", &room).await;
     let still = world.sync("alice", Some(token(&changed))).await;
-    assert_eq!(still["device_lists"]["left"], json!([]), "{still}");
-    world.leave("bob", &plain).await;
+    assert!(still.get("device_lists").is_none(), "{still}");
+    world.leave("bob", &other).await;
     let gone = world.sync("alice", Some(token(&still))).await;
     assert_eq!(gone["device_lists"], json!({ "changed": [], "left": ["@bob:example.org"] }));
 
@@ -111,6 +112,34 @@ async fn device_lists_follow_who_shares_encrypted_rooms() {
     world.leave("carol", &room).await;
     let left = world.sync("carol", Some(token(&joined))).await;
     assert_eq!(left["device_lists"]["left"], json!(["@alice:example.org"]));
+}
+
+#[tokio::test]
+async fn presence_comes_with_who_comes() {
+    let world = World::new(&["alice", "bob"]).await;
+    let (alice, bob) = (world.caller("alice"), world.caller("bob"));
+    let online = ruma::presence::PresenceState::Online;
+    for caller in [alice, bob] {
+        let set = world.sources.presence.set(
+            caller.user,
+            &caller.user_id,
+            Default::default(),
+            online.clone(),
+            None,
+        );
+        set.unwrap();
+    }
+    let room = world.room("alice").await;
+    let (first_alice, first_bob) = (world.sync("alice", None).await, world.sync("bob", None).await);
+    world.join("bob", &room).await;
+    let senders = |answer: &Value| -> Vec<String> {
+        let events = answer["presence"]["events"].as_array().cloned().unwrap_or_default();
+        events.iter().map(|event| event["sender"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(senders(&world.sync("alice", Some(token(&first_alice))).await), ["@bob:example.org"]);
+    let joined = world.sync("bob", Some(token(&first_bob))).await;
+    assert_eq!(senders(&joined), ["@alice:example.org"]);
+    assert!(senders(&world.sync("bob", Some(token(&joined))).await).is_empty());
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ impl World {
     }
 
     pub(super) async fn join(&self, name: &str, room: &RoomId) {
-        self.rooms.join(room, self.caller(name), &MembershipOptions::default()).await.unwrap();
+        self.rooms.join(room, self.caller(name), serde_json::Map::new()).await.unwrap();
     }
 
     pub(super) async fn leave(&self, name: &str, room: &RoomId) {

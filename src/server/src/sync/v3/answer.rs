@@ -8,7 +8,7 @@ use std::{
 use allod_storage::Position;
 use serde_json::value::RawValue;
 
-use super::{SyncRequest, device_lists::Sharing, filter::SyncFilter};
+use super::{SyncRequest, filter::SyncFilter, sharing::Changed};
 use crate::{
     account_data::Datum,
     database::Error,
@@ -102,9 +102,10 @@ impl Inner {
 
         let mut json = Json::new();
         json.open();
-        let mut sharing = Sharing::default();
-        let mut tells = answering.write_rooms(&mut json, &mut sharing).await?;
-        tells |= answering.write_presence(&mut json).await?;
+        let mut differences = Changed::new();
+        let mut tells = answering.write_rooms(&mut json, &mut differences).await?;
+        let sharing = answering.sharing(&differences).await?;
+        tells |= answering.write_presence(&mut json, &sharing).await?;
         tells |= answering.write_account_data(&mut json, &global_data);
         let inbox = answering.write_to_device(&mut json, &mut tells).await?;
         tells |= answering.write_device_lists(&mut json, since, &sharing).await?;
@@ -216,11 +217,11 @@ impl Answering<'_> {
     }
 
     /// Writes all rooms; whether there are any.
-    async fn write_rooms(&self, json: &mut Json, sharing: &mut Sharing) -> Result<bool, Error> {
+    async fn write_rooms(&self, json: &mut Json, changed: &mut Changed) -> Result<bool, Error> {
         let start = json.mark();
         json.object("rooms");
         let inside = json.mark();
-        self.write_joined(json, sharing).await?;
+        self.write_joined(json, changed).await?;
         self.write_invited(json).await?;
         self.write_knocked(json).await?;
         self.write_left(json).await?;

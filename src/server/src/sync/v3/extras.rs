@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, HashSet};
 use allod_storage::Position;
 use serde_json::json;
 
-use super::answer::{Answering, bare_event};
+use super::{
+    answer::{Answering, bare_event},
+    sharing::Sharing,
+};
 use crate::{
     account_data::Datum,
     database::Error,
@@ -55,7 +58,7 @@ impl Answering<'_> {
     }
 
     /// Writes `presence`; whether there is any.
-    pub(super) async fn write_presence(&self, json: &mut Json) -> Result<bool, Error> {
+    pub(super) async fn write_presence(&self, json: &mut Json, sharing: &Sharing) -> Result<bool, Error> {
         let filter = &self.filter.presence;
         if filter.is_closed() || !filter.matches_type("m.presence") {
             return Ok(false);
@@ -64,16 +67,17 @@ impl Answering<'_> {
         let presence = &self.inner.sources.presence;
         let mut shown = presence.changes(known.unwrap_or(0));
         let new: HashSet<UserNumber> = shown.iter().map(|(user, ..)| *user).collect();
-        if known.is_some() && !self.plan.newly_joined.is_empty() {
-            // Who shares a new room is new as well, whenever their presence changed.
-            shown.extend(presence.changes(0).into_iter().filter(|(user, ..)| !new.contains(user)));
+        if known.is_some() && !sharing.coming.is_empty() {
+            // Who comes to share a room is new as well, whenever their presence changed.
+            let old = presence.changes(0).into_iter().filter(|(user, ..)| !new.contains(user));
+            shown.extend(old.filter(|(user, ..)| sharing.coming.contains(user.0)));
         }
         let own = self.request.caller.user;
         let mut events = Vec::new();
         for (user, user_id, content) in shown {
-            let rooms = if new.contains(&user) { &*self.rooms.joined } else { &self.plan.newly_joined };
-            let shares = user == own && new.contains(&user)
-                || user != own && !self.inner.memberships.current(user).await?.joined.is_disjoint(rooms);
+            let shares = user == own
+                || sharing.coming.contains(user.0)
+                || !self.inner.memberships.current(user).await?.joined.is_disjoint(&self.rooms.joined);
             if shares && filter.matches_sender(&user_id) {
                 events
                     .push(json!({ "type": "m.presence", "sender": user_id, "content": content }).to_string());
