@@ -1,6 +1,6 @@
 //! An HTTP client with one connection, as every measured person has.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fmt::Write, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
@@ -123,7 +123,8 @@ pub(crate) fn escape(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             escaped.push(char::from(byte));
         } else {
-            escaped.push_str(&format!("%{byte:02X}"));
+            // Into a string, this cannot fail.
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

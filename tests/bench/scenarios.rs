@@ -134,7 +134,7 @@ impl Run<'_> {
             if self.wants(&scenario) {
                 let limit = self.limit();
                 // Who sends alone is the one who is in all rooms; the sixteen have their own each.
-                let first = if senders == 1 { 0 } else { 1 };
+                let first = usize::from(senders > 1);
                 let people = self.people.get_mut(first..first + senders).context("too few people")?;
                 let rooms_of =
                     |number| many.iter().skip(number).step_by(senders).cloned().collect::<Vec<_>>();
