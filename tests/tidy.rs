@@ -2,6 +2,14 @@
 //!
 //! `UPDATE=1 cargo test --test tidy` rewrites what is generated. It does not make the ratchet list of sizes longer.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of it is tests, and clippy excuses only functions that are marked so"
+)]
+
 #[path = "tidy/conformance.rs"]
 mod conformance;
 #[path = "tidy/edges.rs"]

@@ -71,9 +71,8 @@ fn endpoints(person: &Person) -> Vec<Endpoint> {
     assert!(authentication.len() > 200, "{ENDPOINTS} is not what it was");
     let filled = |template: &str| {
         let parts: Vec<&str> = template.split('/').collect();
-        let part = |(index, part): (usize, &&str)| match part.starts_with('{') {
-            true => example(parts[index - 1], person),
-            false => (*part).to_owned(),
+        let part = |(index, part): (usize, &&str)| {
+            if part.starts_with('{') { example(parts[index - 1], person) } else { (*part).to_owned() }
         };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join("/")
     };

@@ -2,6 +2,14 @@
 //! `ALLOD_TEST_ENGINE=rocksdb` over one on disk. A module a chapter.
 //! What only a process can show (`program`, `crash`, `disk_full`) is shown with the built program.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "all of it is tests, and clippy excuses only functions that are marked so"
+)]
+
 mod accounts;
 mod bad_input;
 mod crash;
