@@ -24,7 +24,7 @@ pub(crate) fn config(options: &Serve, forgotten: &Path) -> anyhow::Result<Config
     };
     if options.config.is_none() {
         config.server.name = overrides.server_name.unwrap_or_else(|| server_name!("localhost").to_owned());
-        config.server.data_dir = forgotten.to_owned();
+        forgotten.clone_into(&mut config.server.data_dir);
     }
     if let Some(folder) = &options.data_dir {
         config.server.data_dir.clone_from(folder);

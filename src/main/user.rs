@@ -1,6 +1,9 @@
 //! `allod user`: accounts of the running server.
 
-use std::io::{self, BufRead, Write};
+use std::{
+    fmt::Write as _,
+    io::{self, BufRead, Write},
+};
 
 use allod_server::{
     config::{self, Overrides},
@@ -123,7 +126,8 @@ fn percent_encoded(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             path.push(char::from(byte));
         } else {
-            path.push_str(&format!("%{byte:02X}"));
+            // Writing into a string cannot fail.
+            let _ = write!(path, "%{byte:02X}");
         }
     }
     path

@@ -63,19 +63,16 @@ impl Database {
     pub async fn open(store: Store, random: &Random) -> Result<Self, Error> {
         let mut database = Self { store, hash_key: [0; 32] };
         let stored = database.get::<Meta>(&META_HASH_KEY).await?;
-        database.hash_key = match stored {
-            Some(key) => key
-                .as_ref()
-                .try_into()
-                .map_err(|_| Error::Corrupt("Meta", Corrupt("the hash key is not 32 bytes long")))?,
-            None => {
-                let key = random.bytes::<32>();
-                let mut write = Write::new();
-                write.absent::<Meta>(&META_HASH_KEY);
-                write.put::<Meta>(&META_HASH_KEY, &Bytes::copy_from_slice(&key));
-                database.commit(write).await?;
-                key
-            }
+        database.hash_key = if let Some(key) = stored {
+            let damaged = |_| Error::Corrupt("Meta", Corrupt("the hash key is not 32 bytes long"));
+            key.as_ref().try_into().map_err(damaged)?
+        } else {
+            let key = random.bytes::<32>();
+            let mut write = Write::new();
+            write.absent::<Meta>(&META_HASH_KEY);
+            write.put::<Meta>(&META_HASH_KEY, &Bytes::copy_from_slice(&key));
+            database.commit(write).await?;
+            key
         };
         Ok(database)
     }

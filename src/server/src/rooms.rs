@@ -97,6 +97,25 @@ impl Default for RoomOptions {
     }
 }
 
+/// What the service is made from.
+#[derive(Clone, Debug)]
+pub struct RoomSources {
+    /// The database.
+    pub database: Database,
+    /// Users.
+    pub users: Users,
+    /// Profiles, which member events repeat.
+    pub profiles: Profiles,
+    /// The server's name and signing key.
+    pub identity: Identity,
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// Where rooms' tasks are started.
+    pub tasks: Tasks,
+}
+
 /// What reading and writing rooms takes; shared by the service and its tasks.
 pub(crate) struct Core {
     pub(crate) database: Database,
@@ -133,16 +152,8 @@ const ROOMS_KEPT_MAX: usize = 20_000;
 
 impl Rooms {
     /// Opens the service.
-    pub async fn open(
-        database: Database,
-        users: Users,
-        profiles: Profiles,
-        identity: Identity,
-        clock: Clock,
-        random: Random,
-        tasks: Tasks,
-        options: RoomOptions,
-    ) -> Result<Self, Error> {
+    pub async fn open(sources: RoomSources, options: RoomOptions) -> Result<Self, Error> {
+        let RoomSources { database, users, profiles, identity, clock, random, tasks } = sources;
         let newest = database.scan(&crate::database::Range::<RoomTable>::whole().reversed().limit(1)).await?;
         let numbers = Counter::after(newest.rows.first().map(|(number, _)| number.0));
         let events = event::Events::new(database.clone(), options.event_cache_bytes);

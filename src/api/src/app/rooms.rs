@@ -4,7 +4,7 @@ use allod_server::{
     config::Who,
     database::Error,
     profiles::Profiles,
-    rooms::{RoomOptions, Rooms},
+    rooms::{RoomOptions, RoomSources, Rooms},
     sync::{Sync, SyncSources},
     users::Users,
 };
@@ -21,9 +21,9 @@ pub(super) async fn open(base: &Base, users: &Users) -> Result<(Profiles, Rooms)
         ..RoomOptions::default()
     };
     let profiles = Profiles::new(database.clone(), users.clone());
-    let rooms =
-        Rooms::open(database, users.clone(), profiles.clone(), identity, clock, random, tasks, options)
-            .await?;
+    let users = users.clone();
+    let sources = RoomSources { database, users, profiles: profiles.clone(), identity, clock, random, tasks };
+    let rooms = Rooms::open(sources, options).await?;
     Ok((profiles, rooms))
 }
 

@@ -60,13 +60,11 @@ fn with_reason(reason: Option<String>) -> MembershipOptions {
 /// The id of the room that a path names by id or alias.
 pub(crate) async fn room_id_of(app: &App, name: &RoomOrAliasId) -> Result<OwnedRoomId> {
     let not_found = || Error::not_found("This server knows no such room or room alias");
-    match <&ruma::RoomId>::try_from(name) {
-        Ok(room_id) => Ok(room_id.to_owned()),
-        Err(_) => {
-            let number = app.rooms.resolve_alias(name.as_str()).await?.ok_or_else(not_found)?;
-            Ok(app.rooms.get(number).await?.room_id.clone())
-        }
+    if let Ok(room_id) = <&ruma::RoomId>::try_from(name) {
+        return Ok(room_id.to_owned());
     }
+    let number = app.rooms.resolve_alias(name.as_str()).await?.ok_or_else(not_found)?;
+    Ok(app.rooms.get(number).await?.room_id.clone())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/join`
@@ -180,8 +178,7 @@ impl From<AppendError> for Error {
         match error {
             AppendError::Forbidden(reason) => Self::forbidden(reason),
             AppendError::Malformed(error) => match error {
-                BuildError::TooLarge(_) => Self::too_large(error.to_string()),
-                BuildError::FieldTooLong(_) => Self::too_large(error.to_string()),
+                BuildError::TooLarge(_) | BuildError::FieldTooLong(_) => Self::too_large(error.to_string()),
                 BuildError::NotCanonical(_)
                 | BuildError::NotAnObject
                 | BuildError::TooManyReferences(_)

@@ -62,7 +62,7 @@ async fn delete_profile_field(
     session: Active,
     request: delete::Request,
 ) -> Result<delete::Response> {
-    change(&app, &session, &request.user_id, &request.field.to_string(), None).await?;
+    change(&app, &session, &request.user_id, request.field.as_str(), None).await?;
     Ok(delete::Response::new())
 }
 

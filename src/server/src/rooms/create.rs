@@ -110,7 +110,7 @@ impl Rooms {
             let extra = extra.take().unwrap_or_default();
             let append = Append { draft, sender: caller.user, transaction: None, extra };
             if let Outcome::New(event) = writer.prepare(append).await.map_err(invalid_state)? {
-                prepared.push(event);
+                prepared.push(*event);
             }
         }
         self.commit_all(prepared).await?;
@@ -220,7 +220,7 @@ impl Rooms {
     }
 
     /// Commits in order; the later batches fail with the first.
-    async fn commit_all(&self, prepared: Vec<Box<Prepared>>) -> Result<(), CreateError> {
+    async fn commit_all(&self, prepared: Vec<Prepared>) -> Result<(), CreateError> {
         let commits: Vec<_> = prepared
             .into_iter()
             .map(|mut prepared| self.core.database.submit(std::mem::take(&mut prepared.write)))

@@ -151,14 +151,12 @@ impl Rooms {
                 continue;
             }
             let room = self.get(number).await?;
-            match self.leave(&room.room_id, caller, &MembershipOptions::default()).await {
-                Err(
-                    MembershipError::Storage(error) | MembershipError::Append(AppendError::Storage(error)),
-                ) => {
-                    return Err(error);
-                }
-                // A room that does not let its member go is left behind.
-                Ok(()) | Err(_) => {}
+            // A room that does not let its member go is left behind.
+            if let Err(
+                MembershipError::Storage(error) | MembershipError::Append(AppendError::Storage(error)),
+            ) = self.leave(&room.room_id, caller, &MembershipOptions::default()).await
+            {
+                return Err(error);
             }
         }
         Ok(())

@@ -145,7 +145,7 @@ impl Rooms {
         state_key: Option<&str>,
         content: &Value,
     ) -> Result<Draft, AppendError> {
-        Ok(self.raw_draft(caller, kind, state_key, &*raw(content)?))
+        Ok(self.raw_draft(caller, kind, state_key, &raw(content)?))
     }
 
     pub(crate) fn raw_draft(

@@ -132,7 +132,7 @@ mod tests {
         json.raw_member("c", "[]");
         json.close();
         json.events("d", [b"{}".as_slice(), b"{\"x\":[1]}"]);
-        json.events("e", [] as [&[u8]; 0]);
+        json.events("e", std::iter::empty::<&[u8]>());
         json.array("f");
         json.open();
         json.close();

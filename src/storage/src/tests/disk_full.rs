@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::open;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
+
 use crate::conformance::{POINT, RANGE};
 use crate::{Batch, CommitError, Hint, Key, LogEntry, Mode, Op, Position, Store, Subscription};
 
@@ -42,7 +44,9 @@ impl Drop for SmallDisk {
 
 fn batch(number: u64) -> Batch {
     let name = number.to_be_bytes();
-    let noise: Vec<u8> = (0..8000_u64).map(|at| at.wrapping_mul(number | 1).to_le_bytes()[0]).collect();
+    // Nothing that compression could make small, or the disk would not get full.
+    let mut noise = vec![0; 8000];
+    StdRng::seed_from_u64(number).fill_bytes(&mut noise);
     Batch {
         ops: vec![
             Op::Put(Key::new(POINT, name), noise.into()),

@@ -7,6 +7,7 @@ use ruma::OwnedRoomId;
 use serde_json::{Value, json};
 
 use super::world::{World, token};
+use crate::rooms::membership::MembershipOptions;
 
 const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
@@ -74,7 +75,7 @@ async fn act(world: &World, rooms: &[OwnedRoomId], random: &mut StdRng) {
     let (name, other) = (*NAMES.choose(random).unwrap(), *NAMES.choose(random).unwrap());
     let room = rooms.choose(random).unwrap();
     let caller = world.caller(name);
-    let options = Default::default();
+    let options = MembershipOptions::default();
     let content = serde_json::value::to_raw_value(&json!({ "msgtype": "m.text", "body": "x" })).unwrap();
     match random.random_range(0..12) {
         0 => drop(world.rooms.join(room, caller, serde_json::Map::new()).await),

@@ -123,7 +123,7 @@ async fn presence_comes_with_who_comes() {
         let set = world.sources.presence.set(
             caller.user,
             &caller.user_id,
-            Default::default(),
+            std::sync::Arc::default(),
             online.clone(),
             None,
         );

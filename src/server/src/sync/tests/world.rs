@@ -21,7 +21,9 @@ use crate::{
     push_rules::PushRules,
     random::Random,
     receipts::Receipts,
-    rooms::{RoomOptions, Rooms, membership::MembershipOptions, send::Caller, send::TransactionName},
+    rooms::{
+        RoomOptions, RoomSources, Rooms, membership::MembershipOptions, send::Caller, send::TransactionName,
+    },
     sync::{
         Sync, SyncSources,
         v3::{FilterChoice, StatePlace, SyncRequest},
@@ -57,17 +59,16 @@ impl World {
             (fixture.database.clone(), fixture.users.clone(), fixture.clock.clone());
         let profiles = Profiles::new(database.clone(), users.clone());
         let identity = Identity::ephemeral(users.server_name().to_owned(), &random).unwrap();
-        let rooms = Rooms::open(
-            database.clone(),
-            users.clone(),
+        let room_sources = RoomSources {
+            database: database.clone(),
+            users: users.clone(),
             profiles,
             identity,
-            clock.clone(),
-            random.clone(),
-            tasks.clone(),
-            RoomOptions::default(),
-        );
-        let rooms = rooms.await.unwrap();
+            clock: clock.clone(),
+            random: random.clone(),
+            tasks: tasks.clone(),
+        };
+        let rooms = Rooms::open(room_sources, RoomOptions::default()).await.unwrap();
         let (wakes, sequence) = (Wakes::new(), Sequence::new());
         let account_data = AccountData::new(database.clone());
         let sources = SyncSources {
