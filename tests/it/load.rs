@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use allod_server::random::Random;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -200,9 +201,11 @@ struct Sender {
 impl Sender {
     async fn send_all(&mut self, name: &str, bytes: usize, messages: usize) -> Done {
         let mut all = BTreeMap::new();
+        // What compression could make small would not fill a disk.
+        let noise = Random::seeded(u64::try_from(self.person).unwrap());
         for number in 0..messages {
             let transaction = format!("{name}-{number}");
-            let text = format!("{transaction} {}", "x".repeat(bytes));
+            let text = format!("{transaction} {}", noise.token(bytes));
             let began = self.clock.fetch_add(1, Ordering::SeqCst);
             let answer = self.http.say(&self.who, &self.place, &transaction, &text).await;
             let now = self.clock.fetch_add(1, Ordering::SeqCst);

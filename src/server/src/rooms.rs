@@ -1,6 +1,6 @@
 //! Rooms: their events, state and members. The only service that writes room rows.
 //!
-//! Reads go to the database and caches, and wait for no writer. Writes go to the room's task ([`task`]), which is its only
+//! Reads go to the database and caches, and wait for no writer. Writes go to the room's task (`rooms/task.rs`), which is its only
 //! writer; nothing there ever waits for a network.
 
 use std::{

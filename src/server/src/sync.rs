@@ -2,9 +2,9 @@
 //!
 //! Every answer is as of one position of the log, which its token names: rows that are immutable or carry their position
 //! are read up to there, and what is newer belongs to the next answer. The cost follows what changed: rooms are looked
-//! at only if their last event, kept in memory ([`activity`]), is newer than the token.
+//! at only if their last event, kept in memory (`activity`), is newer than the token.
 //!
-//! Owns no rows. Each kind of sync is a view over [`room_delta`]: [`v3`] is `GET /sync`.
+//! Owns no rows. Each kind of sync is a view over `room_delta`: [`v3`] is `GET /sync`.
 
 use std::{
     collections::{BTreeMap, HashSet},

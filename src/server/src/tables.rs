@@ -4,7 +4,7 @@
 //! and retention walk that list, so a row that no table declares cannot exist.
 //!
 //! # Defining a table
-//! 1. Choose the chapter's file, a free id in its range, and describe it with the [`tables!`] macro.
+//! 1. Choose the chapter's file, a free id in its range, and describe it with the `tables!` macro.
 //! 2. Give its value type `#[derive(Serialize, Deserialize)]` and `impl Stored for Value {}`; append fields only with a
 //!    new [`Stored::VERSION`].
 //! 3. Choose the data class and lifetime by what the row says about a person, not by what it is for.

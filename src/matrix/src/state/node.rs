@@ -1,6 +1,6 @@
 //! A node of the state tree and its bytes.
 //!
-//! A leaf holds up to [`LEAF_ENTRIES_MAX`] entries, a branch two to sixteen children. Both carry
+//! A leaf holds up to `LEAF_ENTRIES_MAX` entries, a branch two to sixteen children. Both carry
 //! the key prefix that they stand under, so that a node means the same wherever it is found.
 //! Decoding is total: any bytes give a well-formed node or an error.
 
@@ -17,7 +17,7 @@ const BRANCH: u8 = 1;
 /// A node, decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Node {
-    /// 1 to [`LEAF_ENTRIES_MAX`] entries in the order of their keys: key and event number.
+    /// 1 to `LEAF_ENTRIES_MAX` entries in the order of their keys: key and event number.
     Leaf(Vec<(EntryKey, u32)>),
     /// More entries than a leaf holds, split by the nibble at `depth`.
     Branch {

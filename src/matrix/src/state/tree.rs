@@ -3,7 +3,7 @@
 //! Every operation is a function of a root and a [`NodeSource`]. If nodes are missing it says
 //! which, as many as it can already know; the caller fetches them in one read and calls again:
 //!
-//! ```ignore
+//! ```text
 //! let numbers = loop {
 //!     match get_many(root, &keys, &nodes) {
 //!         Step::Done(numbers) => break numbers,

@@ -1,6 +1,6 @@
 //! What changed last, in memory: the last event of each room, and the last change of what each user alone sees.
 //!
-//! Fed by the log ([`super::follow`]), so that a sync reads only rooms and tables that have something new. It knows
+//! Fed by the log (`follow`), so that a sync reads only rooms and tables that have something new. It knows
 //! everything from `started` on and up to `followed`; about what is older it answers "perhaps".
 
 use std::sync::{
