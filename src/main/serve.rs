@@ -32,6 +32,8 @@ use crate::{
 
 /// Where the configuration is if nobody says.
 const CONFIG_FILE: &str = "/etc/allod/allod.toml";
+/// Records of the commit log that are kept: its consumers are in this process, and start at its end.
+const LOG_RECORDS_MAX: u64 = 100_000;
 /// How long requests may take to finish once the server stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -127,6 +129,7 @@ fn open_store(config: &Config, in_memory: bool) -> anyhow::Result<Store> {
         config.server.name.as_str(),
     );
     options.memory_bytes = config.storage.memory_bytes();
+    options.log_records_max = LOG_RECORDS_MAX;
     Store::open(options).with_context(|| format!("cannot open the database in {}", folder.display()))
 }
 

@@ -10,6 +10,7 @@ use allod_server::{
     database::{Database, Error},
     devices::Devices,
     filters::Filters,
+    housekeeping,
     identity::Identity,
     key_backup::KeyBackup,
     keys::Keys,
@@ -168,6 +169,7 @@ impl App {
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
+        housekeeping::start(&devices, &base.tasks);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),

@@ -11,6 +11,7 @@ pub mod config;
 pub mod database;
 pub mod devices;
 pub mod filters;
+pub mod housekeeping;
 pub mod identity;
 pub mod key_backup;
 pub mod keys;
