@@ -12,6 +12,7 @@ pub mod membership;
 pub mod power;
 pub mod push;
 pub mod relation;
+pub mod resolve;
 pub mod server_acl;
 pub mod state;
 pub mod stripped;
