@@ -3,8 +3,8 @@
 use std::marker::PhantomData;
 
 use allod_storage::{
-    AuditEntry, Batch, Check, Commit, CommitError, Error as StorageError, Key, LogEntry, Op, PositionAt,
-    SCAN_ROWS_MAX, Scan, Store,
+    AuditEntry, Batch, Check, Commit, CommitError, Error as StorageError, Key, LogEntry, Op, Page,
+    PositionAt, SCAN_ROWS_MAX, Scan, Store,
     codec::{KeyCodec, KeyWriter, prefix_end},
 };
 use bytes::Bytes;
@@ -125,25 +125,13 @@ impl Database {
 
     /// One page of a range.
     pub async fn scan<T: Table>(&self, range: &Range<T>) -> Result<Rows<T>, Error> {
-        let page = self
-            .store
-            .scan(&Scan {
-                space: T::INFO.space,
-                low: range.low.clone(),
-                high: range.high.clone(),
-                reverse: range.reverse,
-                limit: range.limit,
-                keys_only: false,
-            })
-            .await?;
-        let mut rows = Vec::with_capacity(page.rows.len());
-        for row in page.rows {
-            let mut bytes = row.key.get(1..).unwrap_or_default();
-            let key = T::Key::decode(&mut bytes)
-                .ok_or(Error::Corrupt(T::INFO.name, Corrupt("key does not decode")))?;
-            rows.push((key, decode::<T>(&row.value)?));
-        }
-        Ok(Rows { rows, more: page.more })
+        rows_of(self.store.scan(&range.scan()).await?)
+    }
+
+    /// The first pages of several ranges, in their order, each a snapshot of its own.
+    pub async fn scan_many<T: Table>(&self, ranges: &[Range<T>]) -> Result<Vec<Rows<T>>, Error> {
+        let scans: Vec<Scan> = ranges.iter().map(Range::scan).collect();
+        self.store.scan_many(&scans).await?.into_iter().map(rows_of).collect()
     }
 
     /// All rows of a range, page by page (each page a snapshot). For ranges whose size something else bounds.
@@ -213,6 +201,17 @@ impl<T: Table> Range<T> {
     pub fn after(prefix: &impl KeyCodec, after: &impl KeyCodec) -> Self {
         let high = prefix_end(&key_bytes(T::INFO.id, prefix));
         Self::bytes(prefix_end(&key_bytes(T::INFO.id, after)), high)
+    }
+
+    fn scan(&self) -> Scan {
+        Scan {
+            space: T::INFO.space,
+            low: self.low.clone(),
+            high: self.high.clone(),
+            reverse: self.reverse,
+            limit: self.limit,
+            keys_only: false,
+        }
     }
 
     fn bytes(low: Vec<u8>, high: Vec<u8>) -> Self {
@@ -381,6 +380,17 @@ fn storage_key<T: Table>(key: &T::Key) -> (Key, Option<usize>) {
     (Key::new(T::INFO.space, bytes), pending)
 }
 
+fn rows_of<T: Table>(page: Page) -> Result<Rows<T>, Error> {
+    let mut rows = Vec::with_capacity(page.rows.len());
+    for row in page.rows {
+        let mut bytes = row.key.get(1..).unwrap_or_default();
+        let key =
+            T::Key::decode(&mut bytes).ok_or(Error::Corrupt(T::INFO.name, Corrupt("key does not decode")))?;
+        rows.push((key, decode::<T>(&row.value)?));
+    }
+    Ok(Rows { rows, more: page.more })
+}
+
 fn decode<T: Table>(value: &Bytes) -> Result<T::Value, Error> {
-    T::Value::decode(value).map_err(|corrupt| Error::Corrupt(T::INFO.name, corrupt))
+    T::Value::decode_shared(value).map_err(|corrupt| Error::Corrupt(T::INFO.name, corrupt))
 }

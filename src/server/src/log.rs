@@ -44,6 +44,11 @@ pub enum Happened {
         /// The room.
         room: RoomNumber,
     },
+    /// A room's current state changed, by an event of the same commit or by resolution.
+    State {
+        /// The room.
+        room: RoomNumber,
+    },
 }
 
 impl Happened {

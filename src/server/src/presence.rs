@@ -165,6 +165,12 @@ impl Presence {
         }
     }
 
+    /// Whether anybody changed after the change `since`.
+    pub fn has_changes(&self, since: u64) -> bool {
+        self.is_enabled()
+            && self.known().changes.range((Bound::Excluded(since), Bound::Unbounded)).next().is_some()
+    }
+
     /// Who changed after the change `since`, in order, with what is shown now. The caller keeps those who share a room
     /// with the one who asks.
     pub fn changes(&self, since: u64) -> Vec<(UserNumber, OwnedUserId, PresenceEventContent)> {

@@ -194,6 +194,7 @@ impl Receipts {
         user: UserNumber,
         upto: Position,
     ) -> Result<Vec<(RoomNumber, Vec<Box<RawValue>>)>, Error> {
+        self.learn_last_changes(rooms).await?;
         let mut changes = Vec::new();
         for (room, since) in rooms {
             let rows = match since {
@@ -292,6 +293,24 @@ impl Receipts {
         }
         let content = serde_json::json!({ "event_id": event_id }).to_string();
         self.account_data.stage(write, user, Some(room), FULLY_READ_TYPE, &content).await?;
+        Ok(())
+    }
+
+    /// Finds out when the receipts of rooms changed last, where that is not known in memory.
+    async fn learn_last_changes(&self, rooms: &[(RoomNumber, Option<Position>)]) -> Result<(), Error> {
+        let unknown = |(room, since): &&(RoomNumber, Option<Position>)| {
+            self.last_changes.since(*room, since.unwrap_or(Position::ZERO)) == Changed::Unknown
+        };
+        let unknown: Vec<RoomNumber> = rooms.iter().filter(unknown).map(|(room, _)| *room).collect();
+        if unknown.len() <= 1 {
+            return Ok(());
+        }
+        let newest = |room: &RoomNumber| Range::<ReceiptChange>::prefix(room).reversed().limit(1);
+        let newest = self.database.scan_many(&unknown.iter().map(newest).collect::<Vec<_>>()).await?;
+        for (room, page) in unknown.into_iter().zip(newest) {
+            let position = page.rows.first().map(|((_, position, ..), _)| *position);
+            self.last_changes.learn(room, position.unwrap_or(Position::ZERO));
+        }
         Ok(())
     }
 

@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activity::Activity, follow::Follower, lazy::ToldMembers, members::RoomMembers, memberships::Memberships,
-    room_delta::RoomReader,
+    room_delta::RoomReader, tail::Tails,
 };
 use crate::{
     account_data::AccountData,
     clock::Clock,
     database::{Database, Error},
     filters::Filters,
-    keys::Keys,
+    keys::{Counts, Keys},
     numbers::{DeviceNumber, UserNumber},
     presence::Presence,
     push_rules::PushRules,
@@ -48,8 +48,11 @@ mod lazy;
 pub mod members;
 pub mod memberships;
 mod plan;
+mod prefetch;
+mod quiet;
 mod room_delta;
 mod summary;
+mod tail;
 mod timeline;
 pub mod token;
 pub mod v3;
@@ -58,6 +61,8 @@ pub mod v3;
 const IGNORE_LISTS_KEPT_MAX: usize = 10_000;
 /// Devices of which it is remembered that their inbox is empty.
 const EMPTY_INBOXES_KEPT_MAX: usize = 50_000;
+/// Devices whose counts of keys are kept in memory.
+const KEY_COUNTS_KEPT_MAX: usize = 20_000;
 
 /// What sync reads from.
 #[derive(Clone, Debug)]
@@ -108,6 +113,8 @@ struct Inner {
     ignored: Cache<UserNumber, Arc<IgnoreList>>,
     /// Up to where the inbox of a device was found empty.
     empty_inboxes: Cache<DeviceNumber, Position>,
+    /// The keys that devices have left, and as of when.
+    key_counts: Cache<DeviceNumber, Arc<(Position, Counts)>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -140,8 +147,10 @@ impl Sync {
         let activity = Activity::new(store.head());
         let memberships = Memberships::new(sources.database.clone(), activity.clone());
         let members = RoomMembers::new(sources.database.clone(), sources.rooms.clone(), activity.clone());
+        let tails = Tails::new(activity.clone());
         let follower = Follower {
             store,
+            tails: tails.clone(),
             activity: activity.clone(),
             memberships: memberships.clone(),
             members: members.clone(),
@@ -153,6 +162,8 @@ impl Sync {
             rooms: sources.rooms.clone(),
             users: sources.users.clone(),
             told: ToldMembers::new(),
+            activity: activity.clone(),
+            tails,
         };
         Self(Arc::new(Inner {
             sources,
@@ -164,6 +175,7 @@ impl Sync {
             boot: u32::from_be_bytes(random.bytes()),
             ignored: Cache::new(IGNORE_LISTS_KEPT_MAX),
             empty_inboxes: Cache::new(EMPTY_INBOXES_KEPT_MAX),
+            key_counts: Cache::new(KEY_COUNTS_KEPT_MAX),
         }))
     }
 
@@ -189,6 +201,23 @@ impl Sync {
 }
 
 impl Inner {
+    /// The keys that a device has left: all changes that the log has told are in it.
+    async fn key_counts(
+        &self,
+        user: UserNumber,
+        device: DeviceNumber,
+    ) -> Result<Arc<(Position, Counts)>, Error> {
+        if let Some(known) = self.key_counts.get(&device)
+            && !self.activity.user_data_changed(user, known.0)
+        {
+            return Ok(known);
+        }
+        let read_at = self.activity.followed();
+        let counts = Arc::new((read_at, self.sources.keys.counts(user, device).await?));
+        self.key_counts.insert(device, Arc::clone(&counts));
+        Ok(counts)
+    }
+
     /// Whom the user ignores.
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#ignoring-users>

@@ -115,6 +115,10 @@ pub trait StoredValue: Sized {
     fn encode(&self) -> Vec<u8>;
     /// Reads stored bytes.
     fn decode(bytes: &[u8]) -> Result<Self, Corrupt>;
+    /// The same of bytes that the value may keep.
+    fn decode_shared(bytes: &Bytes) -> Result<Self, Corrupt> {
+        Self::decode(bytes)
+    }
     /// Where in the stored bytes the commit writes its position, if it does.
     const POSITION_OFFSET: Option<usize> = None;
 }
@@ -159,6 +163,13 @@ impl StoredValue for Bytes {
     fn decode(bytes: &[u8]) -> Result<Self, Corrupt> {
         match bytes {
             [1, 0, body @ ..] => Ok(Self::copy_from_slice(body)),
+            _ => Err(Corrupt("value has an unknown header")),
+        }
+    }
+
+    fn decode_shared(bytes: &Bytes) -> Result<Self, Corrupt> {
+        match bytes.as_ref() {
+            [1, 0, ..] => Ok(bytes.slice(HEADER_BYTES..)),
             _ => Err(Corrupt("value has an unknown header")),
         }
     }

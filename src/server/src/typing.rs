@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use roaring::RoaringBitmap;
 use ruma::{OwnedUserId, UserId};
 use tokio::sync::Notify;
 
@@ -118,6 +119,12 @@ impl Typing {
         let typing =
             state.users.values().filter(|(_, until)| *until > now).map(|(user_id, _)| user_id.clone());
         Some((state.version, typing.collect()))
+    }
+
+    /// Whether anybody started or stopped typing in one of these rooms after the change `since`.
+    pub fn changed_in(&self, wanted: &RoaringBitmap, since: u64) -> bool {
+        let rooms = self.rooms();
+        rooms.iter().any(|(room, state)| state.version > since && wanted.contains(room.0))
     }
 
     /// What changed in these rooms after the change `since`: who is typing there now, perhaps nobody.

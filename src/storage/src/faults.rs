@@ -141,6 +141,11 @@ impl FaultyStore {
         self.shared.inner.scan(scan).await
     }
 
+    pub(crate) async fn scan_many(&self, scans: &[Scan]) -> Result<Vec<Page>, Error> {
+        self.read_fault().await?;
+        self.shared.inner.scan_many(scans).await
+    }
+
     pub(crate) async fn read_log(&self, after: Position, limit: usize) -> Result<Vec<LogRecord>, Error> {
         self.read_fault().await?;
         self.shared.inner.read_log(after, limit).await

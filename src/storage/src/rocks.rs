@@ -128,6 +128,19 @@ impl RocksStore {
         self.pooled(move |database| database.scan(Tier::Disk, &scan)).await
     }
 
+    pub(crate) async fn scan_many(&self, scans: &[Scan]) -> Result<Vec<Page>, Error> {
+        let declared = &self.shared().config.declared;
+        scans.iter().try_for_each(|scan| limits::check_scan(scan, declared))?;
+        let rows: usize = scans.iter().map(|scan| scan.limit).sum();
+        if rows <= INLINE_ROWS_MAX
+            && let Some(answer) = self.inline(|database| database.scan_many(Tier::Memory, scans))
+        {
+            return answer;
+        }
+        let scans = scans.to_vec();
+        self.pooled(move |database| database.scan_many(Tier::Disk, &scans)).await
+    }
+
     pub(crate) fn submit(&self, batch: Batch) -> Commit {
         let shared = self.shared();
         let bytes = match limits::measure(&batch, &shared.config.declared) {

@@ -183,6 +183,16 @@ impl Store {
         }
     }
 
+    /// The first pages of several ranges, in their order, each from a snapshot of its own: much cheaper than one scan after
+    /// the other where they are not in memory.
+    pub async fn scan_many(&self, scans: &[Scan]) -> Result<Vec<Page>, Error> {
+        match self {
+            Self::Rocks(store) => store.scan_many(scans).await,
+            Self::Memory(store) => scans.iter().map(|scan| store.scan(scan)).collect(),
+            Self::Faulty(store) => Box::pin(store.scan_many(scans)).await,
+        }
+    }
+
     /// Puts a batch into the queue at once, in call order. The commit is done when the returned future
     /// says so, and goes on if that is dropped.
     pub fn submit(&self, batch: Batch) -> Commit {

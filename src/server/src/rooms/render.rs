@@ -36,21 +36,69 @@ impl Rooms {
         with_room_id: bool,
         bundles: Bundles,
     ) -> Result<Vec<Vec<u8>>, Error> {
-        let mut around = self.around(view, events).await?;
-        around.bundles = bundles;
+        let around = Around { bundles, ..self.around(view, events).await? };
         let room_id = with_room_id.then_some(&*view.room.room_id);
+        self.render_around(view, events, &around, room_id, &mut Sights::default()).await
+    }
+
+    /// Events of a timeline as `/sync` tells them, without what relates to them.
+    pub(crate) async fn render_timeline(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        sights: &mut Sights,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let around = self.around(view, events).await?;
+        self.render_around(view, events, &around, None, sights).await
+    }
+
+    /// Events of a state as `/sync` tells them: without the viewer's membership when they were sent, which for each one
+    /// would have to be looked up in another state.
+    pub(crate) async fn render_state(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let around = self.around(view, events).await?;
         let mut sights = Sights::default();
         let mut rendered = Vec::with_capacity(events.len());
         for event in events {
-            let sight = self.sight_after(view, event, &mut sights).await?;
-            let membership = sight.membership.as_str();
-            let shows_replaced = match event.record.replaces.and_then(|number| around.replaced.get(&number)) {
-                Some(replaced) => self.is_visible(view, replaced, &mut sights).await?,
-                None => false,
-            };
-            rendered.push(self.render_one(view, event, &around, room_id, membership, shows_replaced)?);
+            let shows_replaced = self.shows_replaced(view, event, &around, &mut sights).await?;
+            rendered.push(self.render_one(view, event, &around, None, None, shows_replaced)?);
         }
         Ok(rendered)
+    }
+
+    async fn render_around(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        around: &Around,
+        room_id: Option<&RoomId>,
+        sights: &mut Sights,
+    ) -> Result<Vec<Vec<u8>>, Error> {
+        let mut rendered = Vec::with_capacity(events.len());
+        for event in events {
+            let sight = self.sight_after(view, event, sights).await?;
+            let membership = Some(sight.membership.as_str());
+            let shows_replaced = self.shows_replaced(view, event, around, sights).await?;
+            rendered.push(self.render_one(view, event, around, room_id, membership, shows_replaced)?);
+        }
+        Ok(rendered)
+    }
+
+    /// Whether the viewer may see the state that the event replaced.
+    async fn shows_replaced(
+        &self,
+        view: &View,
+        event: &StoredEvent,
+        around: &Around,
+        sights: &mut Sights,
+    ) -> Result<bool, Error> {
+        match event.record.replaces.and_then(|number| around.replaced.get(&number)) {
+            Some(replaced) => self.is_visible(view, replaced, sights).await,
+            None => Ok(false),
+        }
     }
 
     fn render_one(
@@ -59,7 +107,7 @@ impl Rooms {
         event: &StoredEvent,
         around: &Around,
         room_id: Option<&RoomId>,
-        membership: &str,
+        membership: Option<&str>,
         shows_replaced: bool,
     ) -> Result<Vec<u8>, Error> {
         let replaced = event.record.replaces.and_then(|number| around.replaced.get(&number));
@@ -73,7 +121,7 @@ impl Rooms {
             prev_sender: shown.map(|pdu| -> &UserId { &pdu.sender }),
             replaces_state: replaced_pdu.as_ref().map(|pdu| -> &EventId { &pdu.event_id }),
             redacted_because: around.because.get(&event.number).map(|because| &**because),
-            membership: Some(membership),
+            membership,
             relations: around.bundles.get(&event.number).map(|bundle| &**bundle),
         };
         Ok(event.client_form(&view.room)?.finish(&facts))

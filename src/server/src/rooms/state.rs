@@ -8,8 +8,8 @@ use quick_cache::{Weighter, sync::Cache};
 
 use super::Room;
 use crate::{
-    database::Range,
-    database::{Corrupt, Database, Error},
+    database::{Corrupt, Database, Error, Range, Write},
+    log::Happened,
     numbers::{EventNumber, Hash128, RoomNumber},
     tables::rooms::{CurrentState, StateNode, StateRoot},
 };
@@ -26,6 +26,13 @@ impl Weighter<(RoomNumber, NodeId), Arc<Node>> for ByBytes {
         };
         u64::try_from(entries).unwrap_or(u64::MAX).saturating_mul(24).saturating_add(120)
     }
+}
+
+/// Adds to a write that the room's current state is another one from its commit on, and tells sync, which looks for changes
+/// of state only where it was told of one. The only place that writes [`CurrentState`].
+pub(crate) fn put_current_state(write: &mut Write, room: RoomNumber, root: StateRoot) {
+    write.put::<CurrentState>(&(room, Position::PENDING), &root);
+    write.log(Happened::State { room });
 }
 
 /// Reads state trees, and keeps the nodes used lately.

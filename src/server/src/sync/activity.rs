@@ -9,6 +9,7 @@ use std::sync::{
 };
 
 use allod_storage::Position;
+use roaring::RoaringBitmap;
 use tokio::sync::watch;
 
 use crate::numbers::{RoomNumber, UserNumber};
@@ -31,6 +32,12 @@ struct Inner {
     memberships: Slots,
     /// By room: when somebody's membership changed.
     members: Slots,
+    /// By room: when its current state changed.
+    states: Slots,
+    /// By room: when somebody's public receipt moved.
+    receipts: Slots,
+    /// The last public receipt of anybody in any room.
+    last_receipt: AtomicU64,
     user_data: Slots,
     inboxes: Slots,
     /// The last change of anybody's devices.
@@ -71,6 +78,9 @@ impl Activity {
             events: RwLock::default(),
             memberships: Slots::new(),
             members: Slots::new(),
+            states: Slots::new(),
+            receipts: Slots::new(),
+            last_receipt: AtomicU64::new(0),
             user_data: Slots::new(),
             inboxes: Slots::new(),
             device_lists: AtomicU64::new(0),
@@ -140,6 +150,17 @@ impl Activity {
         self.0.members.changed(room.0, at);
     }
 
+    /// The room's current state changed.
+    pub(super) fn state(&self, room: RoomNumber, at: Position) {
+        self.0.states.changed(room.0, at);
+    }
+
+    /// Somebody's public receipt in the room moved.
+    pub(super) fn receipt(&self, room: RoomNumber, at: Position) {
+        self.0.receipts.changed(room.0, at);
+        self.0.last_receipt.fetch_max(at.get(), Ordering::AcqRel);
+    }
+
     /// The user's account data or private receipts changed.
     pub(super) fn user_data(&self, user: UserNumber, at: Position) {
         self.0.user_data.changed(user.0, at);
@@ -181,6 +202,32 @@ impl Activity {
     /// Whether anybody's membership of the room may have changed after `since`.
     pub fn members_changed(&self, room: RoomNumber, since: Position) -> bool {
         self.perhaps(since, self.0.members.last(room.0))
+    }
+
+    /// Whether the room's current state may have changed after `since`.
+    pub fn state_changed(&self, room: RoomNumber, since: Position) -> bool {
+        self.perhaps(since, self.0.states.last(room.0))
+    }
+
+    /// Whether a public receipt in any room may have moved after `since`.
+    pub fn any_receipt_changed(&self, since: Position) -> bool {
+        self.perhaps(since, self.0.last_receipt.load(Ordering::Acquire))
+    }
+
+    /// Whether a public receipt in the room may have moved after `since`.
+    pub fn receipt_changed(&self, room: RoomNumber, since: Position) -> bool {
+        self.perhaps(since, self.0.receipts.last(room.0))
+    }
+
+    /// Whether any of these rooms may have an event, or a public receipt, after `since`.
+    pub fn any_room_changed(&self, rooms: &RoaringBitmap, since: Position) -> bool {
+        let receipts = self.any_receipt_changed(since);
+        let events = self.0.events.read().unwrap_or_else(PoisonError::into_inner);
+        rooms.iter().map(RoomNumber).any(|room| {
+            let last = events.get(index(room)).map_or(0, |last| last.load(Ordering::Acquire));
+            // Zero: nothing is known of the room.
+            last == 0 || last > since.get() || (receipts && self.receipt_changed(room, since))
+        })
     }
 
     /// Whether the user's account data may have changed after `since`.

@@ -4,7 +4,7 @@
 
 use allod_storage::{Error as StorageError, Hint, LogRecord, Position, Store, Subscription};
 
-use super::{activity::Activity, members::RoomMembers, memberships::Memberships};
+use super::{activity::Activity, members::RoomMembers, memberships::Memberships, tail::Tails};
 use crate::{log::Happened, tasks::Tasks, wake::Wakes};
 
 /// Records read at once after having fallen behind.
@@ -16,6 +16,7 @@ pub(super) struct Follower {
     pub(super) activity: Activity,
     pub(super) memberships: Memberships,
     pub(super) members: RoomMembers,
+    pub(super) tails: Tails,
     pub(super) wakes: Wakes,
 }
 
@@ -81,6 +82,7 @@ impl Follower {
     fn give_up(&self) {
         self.activity.restart(self.store.head());
         self.members.clear();
+        self.tails.clear();
         self.wakes.wake_all();
     }
 
@@ -98,7 +100,10 @@ impl Follower {
 
     async fn note(&self, happened: Happened, at: Position) {
         match happened {
-            Happened::Event { room, .. } => self.activity.event(room, at),
+            Happened::Event { room, event } => {
+                self.tails.append(room, at, event);
+                self.activity.event(room, at);
+            }
             Happened::Membership { room, user } => {
                 self.activity.membership(room, user, at);
                 self.members.update(room, user).await;
@@ -106,7 +111,8 @@ impl Follower {
             Happened::UserData { user } => self.activity.user_data(user, at),
             Happened::ToDevice { user, .. } => self.activity.inbox(user, at),
             Happened::DeviceList { .. } => self.activity.device_list(at),
-            Happened::Receipt { .. } => {}
+            Happened::Receipt { room } => self.activity.receipt(room, at),
+            Happened::State { room } => self.activity.state(room, at),
         }
     }
 
@@ -118,6 +124,7 @@ impl Follower {
             | Happened::ToDevice { user, .. } => {
                 self.wakes.wake_user(user);
             }
+            Happened::State { .. } => {}
             Happened::DeviceList { user } => {
                 // Those who share a room want to know, and which rooms that are is known of local users.
                 match self.memberships.current(user).await {

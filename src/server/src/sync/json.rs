@@ -11,7 +11,12 @@ pub(super) struct Json {
 impl Json {
     /// Empty text with room for a small answer.
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(1024) }
+        Self::with_capacity(1024)
+    }
+
+    /// Empty text with room for so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes) }
     }
 
     /// Opens an object as the next element, or as the value of the key just written.

@@ -17,8 +17,11 @@ use allod_matrix::{
 use allod_storage::Position;
 
 use super::{
+    activity::Activity,
     lazy::ToldMembers,
+    prefetch::Prefetched,
     summary::Summary,
+    tail::Tails,
     timeline::{Timeline, TimelineWish, matches},
 };
 use crate::{
@@ -42,6 +45,8 @@ pub(crate) struct RoomReader {
     pub(super) rooms: Rooms,
     pub(super) users: Users,
     pub(super) told: ToldMembers,
+    pub(super) activity: Activity,
+    pub(super) tails: Tails,
 }
 
 /// What lies after `since` (everything, without it) and up to `until`.
@@ -49,6 +54,15 @@ pub(crate) struct RoomReader {
 pub(crate) struct Window {
     pub(crate) since: Option<Position>,
     pub(crate) until: Position,
+}
+
+/// What is known of a room before it is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Known<'a> {
+    /// Its head.
+    pub(crate) head: Option<&'a Stamped<HeadRecord>>,
+    /// What was read beforehand, as of the end of the window.
+    pub(crate) prefetched: Option<&'a Prefetched>,
 }
 
 /// What of a room's state a client wants.
@@ -110,12 +124,13 @@ impl RoomReader {
         &self,
         view: &View,
         window: Window,
-        head: Option<&Stamped<HeadRecord>>,
+        known: Known<'_>,
         timeline: TimelineWish<'_>,
         state: StateWish<'_>,
     ) -> Result<RoomDelta, Error> {
-        let timeline = self.timeline(view, window, timeline).await?;
-        let states = self.states(view, window, head, &timeline, state.full).await?;
+        let head = known.head;
+        let timeline = self.timeline(view, window, known, timeline).await?;
+        let states = self.states(view, window, known, &timeline, state.full).await?;
         let members = view.room.hash_key.type_prefix("m.room.member");
         let is_member = |difference: &Difference| difference.key.type_prefix() == members;
         let members_changed = match &states {
@@ -141,19 +156,19 @@ impl RoomReader {
         &self,
         view: &View,
         window: Window,
-        head: Option<&Stamped<HeadRecord>>,
+        known: Known<'_>,
         timeline: &Timeline,
         full: bool,
     ) -> Result<Option<States>, Error> {
         let room = &*view.room;
         let reader = self.rooms.states();
-        let known = if full { None } else { window.since };
-        if let Some(since) = known
+        let since = if full { None } else { window.since };
+        if let Some(since) = since
             && !self.state_changed(room, since, window.until).await?
         {
             return Ok(None);
         }
-        let end = match head {
+        let end = match known.head {
             Some(head) if head.position <= window.until => head.value.root,
             _ => reader.root_at(room.number, window.until).await?,
         };
@@ -164,10 +179,16 @@ impl RoomReader {
             {
                 StateRoot::default()
             }
-            Some((at, _)) => reader.root_at(room.number, Position::new(at.get().saturating_sub(1))).await?,
+            Some((at, _)) => {
+                let before = Position::new(at.get().saturating_sub(1));
+                match known.prefetched.and_then(|prefetched| prefetched.root_at(before)) {
+                    Some(root) => root,
+                    None => reader.root_at(room.number, before).await?,
+                }
+            }
             None => end,
         };
-        let before = match known {
+        let before = match since {
             Some(since) => {
                 let since = reader.root_at(room.number, since).await?;
                 reader.diff(room, since, start).await?
@@ -180,7 +201,9 @@ impl RoomReader {
 
     /// Whether the room's current state changed in a window.
     async fn state_changed(&self, room: &Room, since: Position, until: Position) -> Result<bool, Error> {
-        if since >= until {
+        if since >= until
+            || (until <= self.activity.followed() && !self.activity.state_changed(room.number, since))
+        {
             return Ok(false);
         }
         let range =

@@ -5,11 +5,14 @@ use std::{collections::HashSet, sync::Arc};
 use allod_matrix::filter::EventFilter;
 use allod_storage::{Position, SCAN_ROWS_MAX};
 
-use super::room_delta::{RoomReader, Window};
+use super::{
+    room_delta::{Known, RoomReader, Window},
+    tail::Place,
+};
 use crate::{
     database::{Error, Range},
-    numbers::UserNumber,
-    rooms::{Room, access::View, event::StoredEvent, pagination::PaginationToken},
+    numbers::{RoomNumber, UserNumber},
+    rooms::{Room, access::View, event::StoredEvent, pagination::PaginationToken, visibility::Sights},
     tables::rooms::Timeline as TimelineTable,
 };
 
@@ -38,6 +41,18 @@ pub(crate) struct Timeline {
     pub(crate) limited: bool,
     /// Where going back begins.
     pub(crate) prev_batch: Option<PaginationToken>,
+    /// Whether one of the events may have others that relate to it.
+    pub(crate) may_be_related: bool,
+    /// What the states around them say to the reader.
+    pub(crate) sights: Sights,
+}
+
+/// A page of a timeline, the newest first.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    pub(super) rows: Vec<Place>,
+    /// Whether there are older ones in the window.
+    more: bool,
 }
 
 impl RoomReader {
@@ -46,27 +61,35 @@ impl RoomReader {
         &self,
         view: &View,
         window: Window,
+        known: Known<'_>,
         wish: TimelineWish<'_>,
     ) -> Result<Timeline, Error> {
         let room = view.room.number;
         let low = window.since.unwrap_or(Position::ZERO).next();
-        let mut timeline = Timeline::default();
+        let mut timeline = Timeline {
+            may_be_related: known.prefetched.is_none_or(|prefetched| prefetched.may_be_related),
+            ..Timeline::default()
+        };
         if low > window.until {
             return Ok(timeline);
         }
-        let mut range = Range::<TimelineTable>::between(&(room, low), &(room, window.until.next()))
-            .reversed()
-            .limit(wish.limit.saturating_add(1));
         let mut examined = 0_usize;
         let mut newest = None;
+        if let Some(head) = known.head {
+            // From there, each event tells what the state before it says.
+            self.rooms.sight(view, head.value.root, &mut timeline.sights).await?;
+        }
+        let mut places = match known.prefetched {
+            Some(prefetched) => prefetched.places.clone(),
+            None => self.newest_places(room, window, wish.limit.saturating_add(1)).await?,
+        };
         'pages: loop {
-            let page = self.database.scan(&range).await?;
-            let numbers: Vec<_> = page.rows.iter().map(|(_, number)| *number).collect();
+            let numbers: Vec<_> = places.rows.iter().map(|(_, number)| *number).collect();
             let events = self.rooms.events().load_many(room, &numbers).await?;
             newest = newest.or_else(|| events.first().cloned());
             examined = examined.saturating_add(events.len());
-            let visible = self.rooms.visible(view, &events).await?;
-            for (((key, _), event), visible) in page.rows.iter().zip(events).zip(visible) {
+            let visible = self.rooms.visible_with(view, &events, &mut timeline.sights).await?;
+            for (((position, _), event), visible) in places.rows.iter().zip(events).zip(visible) {
                 if !(visible || is_own_membership(view, &event)) || !wanted(&wish, &view.room, &event)? {
                     continue;
                 }
@@ -74,18 +97,56 @@ impl RoomReader {
                     timeline.limited = true;
                     break 'pages;
                 }
-                timeline.events.push((key.1, event));
+                timeline.events.push((*position, event));
             }
-            let Some((last, _)) = page.rows.last().filter(|_| page.more) else { break };
+            let Some((last, _)) = places.rows.last().filter(|_| places.more) else { break };
             if examined >= EXAMINED_MAX {
                 timeline.limited = true;
                 break;
             }
-            range = range.continued_after(last).limit(PAGE_ROWS.min(SCAN_ROWS_MAX));
+            let older = Window { until: Position::new(last.get().saturating_sub(1)), ..window };
+            places = self.read_places(room, older, PAGE_ROWS.min(SCAN_ROWS_MAX)).await?;
         }
         timeline.events.reverse();
         timeline.prev_batch = prev_batch(&timeline, newest.as_deref());
         Ok(timeline)
+    }
+
+    /// The newest places of a window: from memory, where they are known there.
+    async fn newest_places(&self, room: RoomNumber, window: Window, limit: usize) -> Result<Places, Error> {
+        if let Some(since) = window.since
+            && let Some((rows, more)) = self.tails.newest(room, since, window.until, limit)
+        {
+            return Ok(Places { rows, more });
+        }
+        self.read_places(room, window, limit).await
+    }
+
+    async fn read_places(&self, room: RoomNumber, window: Window, limit: usize) -> Result<Places, Error> {
+        Ok(self.read_places_many(&[room], window, limit).await?.pop().unwrap_or_default())
+    }
+
+    /// The newest places of several rooms, in their order.
+    pub(super) async fn read_places_many(
+        &self,
+        rooms: &[RoomNumber],
+        window: Window,
+        limit: usize,
+    ) -> Result<Vec<Places>, Error> {
+        let low = window.since.unwrap_or(Position::ZERO).next();
+        if low > window.until {
+            return Ok(vec![Places::default(); rooms.len()]);
+        }
+        let range = |room: &RoomNumber| {
+            let range = Range::<TimelineTable>::between(&(*room, low), &(*room, window.until.next()));
+            range.reversed().limit(limit)
+        };
+        let pages = self.database.scan_many(&rooms.iter().map(range).collect::<Vec<_>>()).await?;
+        let places = pages.into_iter().map(|page| {
+            let rows = page.rows.into_iter().map(|((_, position), number)| (position, number)).collect();
+            Places { rows, more: page.more }
+        });
+        Ok(places.collect())
     }
 }
 

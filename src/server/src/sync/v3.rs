@@ -91,33 +91,48 @@ impl Sync {
         let filter = inner.filter(&request).await?;
         let user = request.caller.user;
         // First register, then read: what happens in between wakes.
-        let rooms = inner.memberships.current(user).await?;
+        let mut rooms = inner.memberships.current(user).await?;
         let waiter = inner.sources.wakes.register(user, &rooms.joined);
         let presence = &inner.sources.presence;
         let _syncing =
             presence.syncing(user, &request.caller.user_id, Arc::clone(&rooms.joined), &request.presence);
-        let mut registered = Arc::clone(&rooms.joined);
-        drop(rooms);
+        let with_presence = !filter.presence.is_closed();
+        let waits = !request.full_state && !request.timeout.is_zero();
         let deadline = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
         tokio::pin!(deadline);
         let mut since = since;
+        // What was committed before the request is told.
+        inner.activity.reach(inner.sources.database.store().head()).await;
         loop {
             let known = since.filter(|since| inner.is_current(since));
+            if let Some(known) = known.filter(|_| !request.full_state)
+                && let Some(next) = inner.quiet(&request.caller, known, &rooms, with_presence)
+            {
+                since = Some(next);
+                if !waits {
+                    return Ok(inner.empty_answer(&request, next).await?);
+                }
+                tokio::select! {
+                    () = waiter.woken() => continue,
+                    () = &mut deadline => return Ok(inner.empty_answer(&request, next).await?),
+                    () = inner.stopping.cancelled() => return Ok(unchanged(since)),
+                }
+            }
             // Boxed, so that a sleeping waiter does not keep the space that answering takes.
             let answer = Box::pin(inner.answer(&request, &filter, since, known));
             let answer = tokio::select! {
                 answer = answer => answer?,
                 () = inner.stopping.cancelled() => return Ok(unchanged(since)),
             };
-            let waits = known.is_some() && !request.full_state && !request.timeout.is_zero();
-            if !waits || answer.tells {
+            if !waits || known.is_none() || answer.tells {
                 return Ok(answer.body);
             }
             // What was found empty need not be looked at again.
             since = Some(answer.next);
-            if registered != answer.rooms.joined {
-                registered = Arc::clone(&answer.rooms.joined);
-                waiter.set_rooms(&registered);
+            let others = rooms.joined != answer.rooms.joined;
+            rooms = answer.rooms;
+            if others {
+                waiter.set_rooms(&rooms.joined);
                 // What happened meanwhile in a new room woke nobody.
                 continue;
             }

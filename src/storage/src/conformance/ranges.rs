@@ -33,6 +33,7 @@ pub(super) async fn bounds(store: &Store) {
     store.commit(batch([put(POINT, [1], []), put(QUEUE, [1], [])])).await.unwrap();
     let mut cuts: Vec<Vec<u8>> = stored.map(<[u8]>::to_vec).to_vec();
     cuts.extend([vec![0, 1], vec![2], vec![255], vec![255; KEY_BYTES_MAX + 1]]);
+    let (mut scans, mut pages) = (Vec::new(), Vec::new());
     for low in &cuts {
         for high in &cuts {
             for limit in [0, 1, 2, 1000] {
@@ -53,15 +54,20 @@ pub(super) async fn bounds(store: &Store) {
                 let count = limit.min(expected.len());
                 assert_eq!((keys(&page.rows), page.more), (expected[..count].to_vec(), more), "{scan:?}");
                 assert!(page.rows.iter().all(|row| row.key == row.value));
+                scans.push(scan.clone());
+                pages.push(page);
                 expected.reverse();
                 scan.reverse = true;
                 scan.keys_only = true;
                 let page = store.scan(&scan).await.unwrap();
                 assert_eq!((keys(&page.rows), page.more), (expected[..count].to_vec(), more), "{scan:?}");
                 assert!(page.rows.iter().all(|row| row.value.is_empty()));
+                scans.push(scan);
+                pages.push(page);
             }
         }
     }
+    assert_eq!(store.scan_many(&scans).await.unwrap(), pages);
 }
 
 pub(super) async fn pages(store: &Store) {

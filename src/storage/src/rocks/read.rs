@@ -165,20 +165,40 @@ impl Database {
             } else {
                 rows.seek(&scan.low);
             }
-            let mut page = Page::default();
-            let mut bytes = 0;
-            while let Some((key, value)) = rows.item() {
-                if page.rows.len() == scan.limit || bytes >= PAGE_BYTES_MAX {
-                    page.more = true;
-                    break;
-                }
-                let value = if scan.keys_only { Bytes::new() } else { Bytes::copy_from_slice(value) };
-                bytes += key.len() + value.len();
-                page.rows.push(Row { key: Bytes::copy_from_slice(key), value });
-                if scan.reverse { rows.prev() } else { rows.next() }
-            }
+            let page = take_page(&mut rows, scan);
             rows.status()?;
             Ok(page)
+        })
+    }
+
+    /// The first pages of several ranges; one iterator serves all that follow each other in one space.
+    pub(super) fn scan_many(&self, tier: Tier, scans: &[Scan]) -> Result<Vec<Page>, ReadError> {
+        uncached_if_full(tier, |tier| {
+            let mut pages = Vec::with_capacity(scans.len());
+            for scans in scans.chunk_by(|a, b| a.space == b.space) {
+                let Some(first) = scans.first() else { continue };
+                let mut rows = self.db.raw_iterator_cf_opt(self.space(first.space.id)?, read_options(tier));
+                for scan in scans {
+                    if scan.is_void() {
+                        pages.push(Page::default());
+                        continue;
+                    }
+                    match (scan.reverse, scan.high.as_slice()) {
+                        (false, _) => rows.seek(&scan.low),
+                        (true, []) => rows.seek_to_last(),
+                        (true, high) => {
+                            rows.seek_for_prev(high);
+                            // The end of a range does not belong to it.
+                            if rows.key() == Some(high) {
+                                rows.prev();
+                            }
+                        }
+                    }
+                    pages.push(take_page(&mut rows, scan));
+                    rows.status()?;
+                }
+            }
+            Ok(pages)
         })
     }
 
@@ -281,6 +301,35 @@ fn read_options(tier: Tier) -> ReadOptions {
         Tier::Uncached => options.fill_cache(false),
     }
     options
+}
+
+/// Takes rows of a range from where the iterator stands, until the page is full.
+fn take_page(rows: &mut DBRawIterator<'_>, scan: &Scan) -> Page {
+    let mut page = Page::default();
+    let mut bytes = 0;
+    while let Some((key, value)) = rows.item() {
+        let ended = if scan.reverse {
+            key < scan.low.as_slice()
+        } else {
+            !scan.high.is_empty() && key >= scan.high.as_slice()
+        };
+        if ended {
+            break;
+        }
+        if page.rows.len() == scan.limit || bytes >= PAGE_BYTES_MAX {
+            page.more = true;
+            break;
+        }
+        let value = if scan.keys_only { Bytes::new() } else { Bytes::copy_from_slice(value) };
+        bytes += key.len() + value.len();
+        page.rows.push(Row { key: Bytes::copy_from_slice(key), value });
+        if scan.reverse {
+            rows.prev();
+        } else {
+            rows.next();
+        }
+    }
+    page
 }
 
 fn copy(value: &DBPinnableSlice<'_>) -> Bytes {

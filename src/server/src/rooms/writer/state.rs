@@ -15,12 +15,12 @@ use crate::{
     database::Write,
     log::Happened,
     numbers::{EventNumber, Hash128, UserNumber},
-    rooms::membership,
+    rooms::{membership, state::put_current_state},
     tables::{
         Stamped,
         rooms::{
-            CurrentState, FlatState, MemberRecord, Membership, MembershipChange, RoomMember, StateNode,
-            StateRoot, UserMembershipChange, UserRoom, UserRoomRecord,
+            FlatState, MemberRecord, Membership, MembershipChange, RoomMember, StateNode, StateRoot,
+            UserMembershipChange, UserRoom, UserRoomRecord,
         },
     },
 };
@@ -38,7 +38,7 @@ impl Writer {
         let entry = self.room.hash_key.entry_key(&pdu.kind, state_key);
         self.update_tree(entry, number, write).await?;
         write.put::<FlatState>(&(self.room.number, self.head.epoch, entry.0), &number);
-        write.put::<CurrentState>(&(self.room.number, Position::PENDING), &self.head.root);
+        put_current_state(write, self.room.number, self.head.root);
         let state = (pdu.kind.clone(), state_key.clone());
         let before = self.current.insert(state, Some(Current { number, pdu: Arc::clone(pdu) })).flatten();
         if pdu.kind == "m.room.member" {

@@ -27,6 +27,13 @@ use crate::{
     },
 };
 
+/// About how many bytes a room takes that is shown whole.
+const WHOLE_ROOM_BYTES: usize = 4 * 1024;
+/// Rooms that memory is made ready for beforehand.
+const WHOLE_ROOMS_EXPECTED_MAX: usize = 1000;
+/// About how many bytes the news of an incremental sync take.
+const CHANGES_BYTES: usize = 2 * 1024;
+
 /// A finished answer.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -100,7 +107,7 @@ impl Inner {
         answering.read_ephemeral().await?;
         answering.find_changed_rooms().await?;
 
-        let mut json = Json::new();
+        let mut json = Json::with_capacity(answering.expected_bytes());
         json.open();
         let mut differences = Changed::new();
         let mut tells = answering.write_rooms(&mut json, &mut differences).await?;
@@ -109,7 +116,7 @@ impl Inner {
         tells |= answering.write_account_data(&mut json, &global_data);
         let inbox = answering.write_to_device(&mut json, &mut tells).await?;
         tells |= answering.write_device_lists(&mut json, since, &sharing).await?;
-        answering.write_key_counts(&mut json).await?;
+        self.write_key_counts(&mut json, &request.caller).await?;
         let next = SyncToken {
             generation: self.sources.database.store().generation(),
             position,
@@ -123,6 +130,22 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// An answer that tells nothing.
+    pub(super) async fn empty_answer(
+        &self,
+        request: &SyncRequest,
+        next: SyncToken,
+    ) -> Result<Vec<u8>, Error> {
+        let mut json = Json::new();
+        json.open();
+        self.write_key_counts(&mut json, &request.caller).await?;
+        json.member("next_batch", &next.to_string());
+        json.close();
+        Ok(json.finish())
+    }
+}
+
 impl Answering<'_> {
     /// The last change of typing and presence that the client knows; all of it is new after a restart.
     pub(super) fn known_ephemeral(&self) -> Option<u64> {
@@ -132,6 +155,13 @@ impl Answering<'_> {
     /// The position that the client knows.
     pub(super) fn since(&self) -> Option<Position> {
         self.known.map(|token| token.position)
+    }
+
+    /// About how long the answer will be.
+    fn expected_bytes(&self) -> usize {
+        let whole = self.plan.joined.iter().filter(|joined| joined.since.is_none()).count();
+        let rooms = whole.min(WHOLE_ROOMS_EXPECTED_MAX).saturating_mul(WHOLE_ROOM_BYTES);
+        rooms.saturating_add(CHANGES_BYTES)
     }
 
     /// Leaves out rooms that the filter excludes, and invitations of those who are ignored.

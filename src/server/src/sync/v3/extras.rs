@@ -13,7 +13,8 @@ use crate::{
     account_data::Datum,
     database::Error,
     numbers::{RoomNumber, UserNumber},
-    sync::json::Json,
+    rooms::send::Caller,
+    sync::{Inner, json::Json, plan::JoinedRoom},
 };
 
 impl Answering<'_> {
@@ -25,8 +26,8 @@ impl Answering<'_> {
         }
         let mut by_room: BTreeMap<RoomNumber, Vec<Vec<u8>>> = BTreeMap::new();
         if filter.matches_type("m.receipt") {
-            let rooms: Vec<_> = self.plan.joined.iter().map(|joined| (joined.room, joined.since)).collect();
             let user = self.request.caller.user;
+            let rooms = self.rooms_with_receipts(user);
             for (room, contents) in self.inner.sources.receipts.changes(&rooms, user, self.position).await? {
                 let events = contents.iter().map(|content| bare_event("m.receipt", content));
                 by_room.entry(room).or_default().extend(events);
@@ -34,7 +35,11 @@ impl Answering<'_> {
         }
         if filter.matches_type("m.typing") {
             let known = self.known_ephemeral();
+            let unchanged = known == Some(self.inner.sources.sequence.last());
             for joined in &self.plan.joined {
+                if unchanged && joined.since.is_some() {
+                    continue;
+                }
                 let Some((version, users)) = self.inner.sources.typing.in_room(joined.room) else { continue };
                 // That nobody types is news only to who may believe otherwise.
                 let is_news = match known.filter(|_| joined.since.is_some()) {
@@ -55,6 +60,17 @@ impl Answering<'_> {
         }
         self.ephemeral = by_room;
         Ok(())
+    }
+
+    /// Joined rooms in which receipts may have moved that the reader sees, and from where on.
+    fn rooms_with_receipts(&self, user: UserNumber) -> Vec<(RoomNumber, Option<Position>)> {
+        let activity = &self.inner.activity;
+        let moved = |joined: &&JoinedRoom| {
+            joined.since.is_none_or(|since| {
+                activity.receipt_changed(joined.room, since) || activity.user_data_changed(user, since)
+            })
+        };
+        self.plan.joined.iter().filter(moved).map(|joined| (joined.room, joined.since)).collect()
     }
 
     /// Writes `presence`; whether there is any.
@@ -105,7 +121,7 @@ impl Answering<'_> {
         let Some(device) = self.request.caller.device else { return Ok(self.position) };
         let inner = self.inner;
         let user = self.request.caller.user;
-        if inner.empty_inboxes.get(&device).is_some_and(|empty| !inner.activity.inbox_changed(user, empty)) {
+        if inner.inbox_is_empty(&self.request.caller) {
             return Ok(self.position);
         }
         let acknowledged = self.known.map_or(Position::ZERO, |token| token.inbox);
@@ -119,13 +135,16 @@ impl Answering<'_> {
         }
         Ok(received.upto)
     }
+}
 
-    /// Writes how many keys of the device are left.
+impl Inner {
+    /// Writes how many keys of the caller's device are left.
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync>
-    pub(super) async fn write_key_counts(&self, json: &mut Json) -> Result<(), Error> {
-        let Some(device) = self.request.caller.device else { return Ok(()) };
-        let counts = self.inner.sources.keys.counts(self.request.caller.user, device).await?;
+    pub(super) async fn write_key_counts(&self, json: &mut Json, caller: &Caller) -> Result<(), Error> {
+        let Some(device) = caller.device else { return Ok(()) };
+        let known = self.key_counts(caller.user, device).await?;
+        let counts = &known.1;
         json.object("device_one_time_keys_count");
         // Some clients take a missing count for "unchanged", so none is said to be none.
         if !counts.one_time.iter().any(|(algorithm, _)| algorithm == "signed_curve25519") {

@@ -1,6 +1,6 @@
 //! The rooms that the user has joined.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use allod_matrix::event::client::{Facts, federation};
 use ruma::EventId;
@@ -13,12 +13,13 @@ use super::{
 };
 use crate::{
     database::Error,
-    numbers::EventNumber,
+    numbers::RoomNumber,
     rooms::{access::View, event::StoredEvent},
     sync::{
         json::Json,
         plan::JoinedRoom,
-        room_delta::{RoomDelta, StateWish, Window},
+        prefetch::Prefetched,
+        room_delta::{Known, RoomDelta, StateWish, Window},
         summary::Summary,
         timeline::{Timeline, TimelineWish},
     },
@@ -34,43 +35,32 @@ impl Answering<'_> {
         json.object("join");
         let inside = json.mark();
         for joined in self.plan.joined.chunks(PREFETCHED_ROOMS) {
-            self.prefetch(joined).await?;
+            let prefetched = self.prefetch(joined).await?;
             for joined in joined {
-                self.write_joined_room(json, *joined, changed).await?;
+                self.write_joined_room(json, *joined, prefetched.get(&joined.room), changed).await?;
             }
         }
         json.close_unless_empty(start, inside);
         Ok(())
     }
 
-    /// Reads what rooms that are shown whole will most likely ask for, all at once: a read of many rows costs little more
-    /// than one of a single row.
-    async fn prefetch(&self, rooms: &[JoinedRoom]) -> Result<(), Error> {
-        let heads = rooms.iter().filter_map(|joined| Some((joined.room, self.heads.get(&joined.room)?)));
-        let heads: Vec<_> = heads.collect();
+    /// Reads beforehand what rooms that are shown whole will ask for, if there are several.
+    async fn prefetch(&self, rooms: &[JoinedRoom]) -> Result<BTreeMap<RoomNumber, Prefetched>, Error> {
+        let is_whole = |joined: &&JoinedRoom| joined.since.is_none();
+        let heads = rooms.iter().filter(is_whole);
+        let heads: Vec<_> =
+            heads.filter_map(|joined| Some((joined.room, self.heads.get(&joined.room)?))).collect();
         if heads.len() <= 1 {
-            return Ok(());
+            return Ok(BTreeMap::new());
         }
-        let sources = &self.inner.sources;
-        let numbers: Vec<_> = heads.iter().map(|(room, _)| *room).collect();
-        sources.rooms.prefetch(&numbers).await?;
-        let states: Vec<_> = heads.iter().map(|(room, head)| (*room, head.value.root)).collect();
-        sources.rooms.states().prefetch(&states).await?;
-        let shown = u32::try_from(self.filter.timeline_limit).unwrap_or(u32::MAX).saturating_add(1);
-        // The newest events have the highest numbers, but for those that came late.
-        let newest = heads.iter().flat_map(|(room, head)| {
-            let end = head.value.next_event;
-            (end.saturating_sub(shown).max(1)..end).map(|number| (*room, EventNumber(number)))
-        });
-        let newest: Vec<_> = newest.collect();
-        sources.rooms.events().get_keys(&newest).await?;
-        Ok(())
+        self.inner.reader.prefetch(&heads, self.position, self.filter.timeline_limit).await
     }
 
     async fn write_joined_room(
         &self,
         json: &mut Json,
         joined: JoinedRoom,
+        prefetched: Option<&Prefetched>,
         changed: &mut Changed,
     ) -> Result<(), Error> {
         let number = joined.room;
@@ -85,7 +75,7 @@ impl Answering<'_> {
         let view = self.joined_view(room);
         let mut delta = if has_events {
             let window = Window { since: joined.since, until: self.position };
-            self.delta(&view, window).await?
+            self.delta(&view, window, prefetched).await?
         } else {
             RoomDelta::default()
         };
@@ -100,7 +90,7 @@ impl Answering<'_> {
             return Ok(());
         }
         json.object(view.room.room_id.as_str());
-        self.write_timeline(json, &view, &delta.timeline).await?;
+        self.write_timeline(json, &view, delta.timeline).await?;
         self.write_state(json, &view, &delta.state).await?;
         if !data.is_empty() {
             json.events("account_data", &data);
@@ -117,7 +107,12 @@ impl Answering<'_> {
     }
 
     /// What happened in a room in a window, as the filter wants it.
-    pub(super) async fn delta(&self, view: &View, window: Window) -> Result<RoomDelta, Error> {
+    pub(super) async fn delta(
+        &self,
+        view: &View,
+        window: Window,
+        prefetched: Option<&Prefetched>,
+    ) -> Result<RoomDelta, Error> {
         let timeline = TimelineWish {
             filter: &self.filter.timeline,
             limit: self.filter.timeline_limit,
@@ -129,8 +124,8 @@ impl Answering<'_> {
             full: self.request.full_state,
             after: self.request.state != StatePlace::Before,
         };
-        let head = self.heads.get(&view.room.number);
-        Box::pin(self.inner.reader.delta(view, window, head, timeline, state)).await
+        let known = Known { head: self.heads.get(&view.room.number), prefetched };
+        Box::pin(self.inner.reader.delta(view, window, known, timeline, state)).await
     }
 
     /// Writes `timeline`.
@@ -138,13 +133,23 @@ impl Answering<'_> {
         &self,
         json: &mut Json,
         view: &View,
-        timeline: &Timeline,
+        mut timeline: Timeline,
     ) -> Result<(), Error> {
-        let events: Vec<_> = timeline.events.iter().map(|(_, event)| Arc::clone(event)).collect();
+        let events: Vec<_> = timeline.events.into_iter().map(|(_, event)| event).collect();
+        let rooms = &self.inner.sources.rooms;
+        let rendered = if events.is_empty() {
+            Vec::new()
+        } else if self.filter.federation_format {
+            render_for_federation(view, &events)?
+        } else if timeline.limited && timeline.may_be_related {
+            // Who is told all that happened adds it up; who is not needs what it comes to.
+            rooms.render_bundled(view, &events, false, &self.ignored.users).await?
+        } else {
+            rooms.render_timeline(view, &events, &mut timeline.sights).await?
+        };
         json.object("timeline");
         json.array("events");
-        // Who is told all that happened adds it up; who is not needs what it comes to.
-        for event in self.render(view, &events, timeline.limited).await? {
+        for event in self.pruned(rendered) {
             json.element(&event);
         }
         json.close_array();
@@ -168,26 +173,19 @@ impl Answering<'_> {
             StatePlace::After => "state_after",
             StatePlace::AfterUnstable => "org.matrix.msc4222.state_after",
         };
-        json.events(name, self.render(view, events, false).await?);
+        let rendered = if events.is_empty() {
+            Vec::new()
+        } else if self.filter.federation_format {
+            render_for_federation(view, events)?
+        } else {
+            self.inner.sources.rooms.render_state(view, events).await?
+        };
+        json.events(name, self.pruned(rendered));
         Ok(())
     }
 
-    async fn render(
-        &self,
-        view: &View,
-        events: &[Arc<StoredEvent>],
-        bundled: bool,
-    ) -> Result<Vec<Vec<u8>>, Error> {
-        if events.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut rendered = if self.filter.federation_format {
-            events.iter().map(|event| render_for_federation(view, event)).collect::<Result<_, _>>()?
-        } else if bundled {
-            self.inner.sources.rooms.render_bundled(view, events, false, &self.ignored.users).await?
-        } else {
-            self.inner.sources.rooms.render(view, events, false).await?
-        };
+    /// Rendered events with the fields that are wanted.
+    fn pruned(&self, mut rendered: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
         if let Some(fields) = &self.filter.fields {
             for event in &mut rendered {
                 if let Ok(pruned) = fields.prune(event) {
@@ -195,7 +193,7 @@ impl Answering<'_> {
                 }
             }
         }
-        Ok(rendered)
+        rendered
     }
 
     /// Account data of a room as events.
@@ -222,11 +220,14 @@ impl Answering<'_> {
     }
 }
 
-fn render_for_federation(view: &View, event: &StoredEvent) -> Result<Vec<u8>, Error> {
+fn render_for_federation(view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Vec<u8>>, Error> {
     const DAMAGED: Error = Error::Corrupt("EventJson", crate::database::Corrupt("event does not parse"));
-    let event_id = <&EventId>::try_from(event.record.event_id.as_str()).map_err(|_| DAMAGED)?;
-    let facts = Facts { room_id: Some(&view.room.room_id), ..Facts::default() };
-    federation(&event.json, event_id, &facts).map_err(|_| DAMAGED)
+    let render = |event: &Arc<StoredEvent>| {
+        let event_id = <&EventId>::try_from(event.record.event_id.as_str()).map_err(|_| DAMAGED)?;
+        let facts = Facts { room_id: Some(&view.room.room_id), ..Facts::default() };
+        federation(&event.json, event_id, &facts).map_err(|_| DAMAGED)
+    };
+    events.iter().map(render).collect()
 }
 
 fn write_summary(json: &mut Json, summary: &Summary) {

@@ -93,7 +93,7 @@ impl Answering<'_> {
         };
         let was_in = left.shows != LeftView::Leave && view.joined_until > Position::ZERO;
         let delta = if was_in {
-            self.delta(&view, Window { since, until }).await?
+            self.delta(&view, Window { since, until }, None).await?
         } else {
             let event = sources.rooms.events().load(view.room.number, entry.event).await?;
             let shown = matches(&self.filter.timeline, &view.room, &event)?;
@@ -101,7 +101,7 @@ impl Answering<'_> {
             RoomDelta { timeline: Timeline { events, ..Timeline::default() }, ..RoomDelta::default() }
         };
         json.object(view.room.room_id.as_str());
-        self.write_timeline(json, &view, &delta.timeline).await?;
+        self.write_timeline(json, &view, delta.timeline).await?;
         self.write_state(json, &view, &delta.state).await?;
         let data = self.room_data.get(&entry.room).map_or(&[][..], Vec::as_slice);
         let data = self.account_data_events(&view, data);
