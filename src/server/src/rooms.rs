@@ -28,12 +28,14 @@ use crate::{
 };
 
 pub mod access;
+pub mod adopt;
 mod aggregations;
 pub mod alias;
 pub mod create;
 pub mod directory;
 pub mod event;
 pub mod hierarchy;
+pub mod ingest;
 mod lookup;
 pub mod membership;
 pub mod mutual;
@@ -47,6 +49,8 @@ pub mod send;
 pub mod state;
 pub mod summary;
 mod task;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod threads;
 pub mod timestamp;
 pub mod upgrade;
@@ -146,6 +150,15 @@ impl std::fmt::Debug for Rooms {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Rooms").finish_non_exhaustive()
     }
+}
+
+/// Why a room's task was not told something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NotTold {
+    /// Its inbox is full.
+    Busy,
+    /// The server is stopping.
+    Stopping,
 }
 
 /// Most rooms whose constants are kept at hand.
@@ -265,19 +278,28 @@ impl Rooms {
     /// Hands an event to the room's task and waits until it is durable.
     pub async fn append(&self, room: &Arc<Room>, append: Append) -> Result<Appended, AppendError> {
         let (reply, answer) = oneshot::channel();
-        let mut message = task::Message { append: Box::new(append), reply };
+        let message = task::Message::Append { append: Box::new(append), reply };
+        self.tell(room, message).map_err(|not_told| match not_told {
+            NotTold::Busy => AppendError::Busy,
+            NotTold::Stopping => AppendError::Interrupted,
+        })?;
+        answer.await.map_err(|_| AppendError::Interrupted)?
+    }
+
+    /// Puts a message into the inbox of the room's task, which is started if it sleeps.
+    fn tell(&self, room: &Arc<Room>, mut message: task::Message) -> Result<(), NotTold> {
         // A task that has just gone to sleep has left the registry, so the second try finds or starts a live one.
         for _ in 0..3 {
             match self.inbox(room).try_send(message) {
-                Ok(()) => return answer.await.map_err(|_| AppendError::Interrupted)?,
-                Err(mpsc::error::TrySendError::Full(_)) => return Err(AppendError::Busy),
+                Ok(()) => return Ok(()),
+                Err(mpsc::error::TrySendError::Full(_)) => return Err(NotTold::Busy),
                 Err(mpsc::error::TrySendError::Closed(back)) => {
                     self.lock_awake().remove(&room.number);
                     message = back;
                 }
             }
         }
-        Err(AppendError::Interrupted)
+        Err(NotTold::Stopping)
     }
 
     fn inbox(&self, room: &Arc<Room>) -> mpsc::Sender<task::Message> {

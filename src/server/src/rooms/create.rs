@@ -109,7 +109,7 @@ impl Rooms {
         for draft in drafts {
             let extra = extra.take().unwrap_or_default();
             let append = Append { draft, sender: caller.user, transaction: None, extra };
-            if let Outcome::New(event) = writer.prepare(append).await.map_err(invalid_state)? {
+            if let Outcome::New(_, event) = writer.prepare(append).await.map_err(invalid_state)? {
                 prepared.push(*event);
             }
         }

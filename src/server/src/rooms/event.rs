@@ -9,13 +9,13 @@ use allod_matrix::event::{client::ClientForm, pdu::Pdu};
 use allod_storage::Position;
 use bytes::Bytes;
 use quick_cache::{Weighter, sync::Cache};
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 
 use super::Room;
 use crate::{
     database::{Corrupt, Database, Error},
     numbers::{EventNumber, RoomNumber},
-    tables::rooms::{EventByName, EventJson, EventMeta, EventRecord, Redaction},
+    tables::rooms::{EventByName, EventJson, EventMeta, EventRecord, EventStatus, Redaction, StateRoot},
 };
 
 /// An event as it is stored, with what was derived from it since it was loaded.
@@ -48,6 +48,37 @@ impl StoredEvent {
         }
     }
 
+    /// The same event as it stands after the commit at `position`.
+    pub(crate) fn committed(self: Arc<Self>, position: Position) -> Self {
+        match Arc::try_unwrap(self) {
+            Ok(event) => Self { position, ..event },
+            Err(shared) => Self {
+                redacted_by: shared.redacted_by,
+                ..Self::new(shared.number, position, shared.record.clone(), shared.json.clone())
+            },
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> Result<OwnedEventId, Error> {
+        EventId::parse(self.record.event_id.as_str()).map_err(|_| damaged())
+    }
+
+    /// Whether it is part of the history that clients see, if they may see it: neither refused nor an outlier nor held
+    /// back.
+    pub fn is_shown(&self) -> bool {
+        self.record.status == EventStatus::Timeline && self.record.reason.is_none()
+    }
+
+    /// Whether the state before and after it is known.
+    pub(crate) fn has_state(&self) -> bool {
+        match self.record.status {
+            EventStatus::Timeline | EventStatus::SoftFailed => true,
+            EventStatus::Rejected => self.record.state_after != StateRoot::default(),
+            EventStatus::Outlier => false,
+        }
+    }
+
     /// The part of the client format that is the same for all readers.
     pub fn client_form(&self, room: &Room) -> Result<Arc<ClientForm>, Error> {
         if let Some(form) = self.client.get() {
@@ -64,7 +95,8 @@ impl StoredEvent {
             return Ok(Arc::clone(pdu));
         }
         let event_id = EventId::parse(self.record.event_id.as_str()).map_err(|_| damaged())?;
-        let pdu = Pdu::parse(&self.json, event_id, &room.room_id, &room.rules).map_err(|_| damaged())?;
+        let mut pdu = Pdu::parse(&self.json, event_id, &room.room_id, &room.rules).map_err(|_| damaged())?;
+        pdu.rejected = self.record.status == EventStatus::Rejected;
         Ok(Arc::clone(self.pdu.get_or_init(|| Arc::new(pdu))))
     }
 }
@@ -110,6 +142,19 @@ impl Events {
     pub async fn number(&self, room: &Room, event_id: &EventId) -> Result<Option<EventNumber>, Error> {
         let name = self.database.hash("event", event_id.as_str());
         self.database.get::<EventByName>(&(room.number, name)).await
+    }
+
+    /// The numbers of the events with these ids in this room, in their order.
+    pub(crate) async fn numbers(
+        &self,
+        room: &Room,
+        event_ids: &[&EventId],
+    ) -> Result<Vec<Option<EventNumber>>, Error> {
+        let keys: Vec<_> = event_ids
+            .iter()
+            .map(|event_id| (room.number, self.database.hash("event", event_id.as_str())))
+            .collect();
+        self.database.get_all::<EventByName>(&keys).await
     }
 
     /// The event with this number, if there is one.

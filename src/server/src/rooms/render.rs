@@ -7,7 +7,11 @@ use ruma::{EventId, RoomId, UserId};
 use serde_json::value::RawValue;
 
 use super::{Rooms, access::View, aggregations::Bundles, event::StoredEvent, visibility::Sights};
-use crate::{database::Error, numbers::EventNumber, tables::rooms::EventRecord};
+use crate::{
+    database::Error,
+    numbers::EventNumber,
+    tables::rooms::{EventRecord, EventStatus},
+};
 
 /// What an event's `unsigned` needs of other events.
 #[derive(Debug, Default)]
@@ -96,6 +100,8 @@ impl Rooms {
         sights: &mut Sights,
     ) -> Result<bool, Error> {
         match event.record.replaces.and_then(|number| around.replaced.get(&number)) {
+            // What the room's state was made of before the server came to it is no secret from who sees the change.
+            Some(replaced) if replaced.record.status == EventStatus::Outlier => Ok(true),
             Some(replaced) => self.is_visible(view, replaced, sights).await,
             None => Ok(false),
         }

@@ -1,4 +1,5 @@
-//! A room's task: takes what users want of the room, one after the other, and commits without waiting in between.
+//! A room's task: takes what users and other servers want of the room, one after the other, and commits without waiting
+//! in between.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -12,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Core, Room,
-    event::StoredEvent,
+    ingest::{Incoming, IngestError, Ingested},
     writer::{Append, AppendError, Appended, Outcome, Prepared, Writer},
 };
 use crate::{
@@ -20,10 +21,18 @@ use crate::{
     numbers::{DeviceNumber, Hash128},
 };
 
+mod ingest;
+
+use ingest::IngestJob;
+
 /// Most events waiting for a room; more are refused with "busy".
 pub(super) const INBOX_MESSAGES_MAX: usize = 1024;
 /// Most commits of a room in flight.
 const IN_FLIGHT_MAX: usize = 128;
+/// Most calls of other servers' events that are worked on at a time; they take turns.
+const INGESTS_MAX: usize = 8;
+/// Steps after which the task looks at its inbox and at what was committed.
+const STEPS_MAX: usize = 16;
 /// A task without work for this long goes to sleep.
 const IDLE: Duration = Duration::from_secs(120);
 /// How often an event is built anew because of a conflict before the room counts as busy.
@@ -32,9 +41,11 @@ const TRIES_MAX: u8 = 5;
 type Reply = oneshot::Sender<Result<Appended, AppendError>>;
 
 /// A request to the task.
-pub(crate) struct Message {
-    pub(crate) append: Box<Append>,
-    pub(crate) reply: Reply,
+pub(crate) enum Message {
+    /// A local user's event.
+    Append { append: Box<Append>, reply: Reply },
+    /// Events that were not built here.
+    Ingest { events: Vec<Incoming>, reply: oneshot::Sender<Result<Vec<Ingested>, IngestError>> },
 }
 
 /// A message that the task has taken, and how often it has tried.
@@ -44,10 +55,17 @@ struct Job {
     tries: u8,
 }
 
-/// An event whose commit is under way.
+/// Whose commit is under way.
+enum Purpose {
+    Append(Job, Appended),
+    /// A batch of the call with this number.
+    Ingest(u64, ingest::Part),
+}
+
+/// A commit under way.
 struct InFlight {
-    job: Job,
-    prepared: Box<Prepared>,
+    purpose: Purpose,
+    prepared: Prepared,
     outcome: Result<Position, CommitError>,
 }
 
@@ -61,6 +79,14 @@ struct RoomTask {
     waiting: VecDeque<Job>,
     /// Those who sent a transaction again while its first copy is in flight.
     repeats: HashMap<(DeviceNumber, Hash128), Vec<Reply>>,
+    ingests: HashMap<u64, IngestJob>,
+    /// Calls with events that are not prepared yet, in the order of their turns.
+    turns: VecDeque<u64>,
+    last_ingest: u64,
+    /// Whether the next event can be prepared only when nothing is in flight.
+    wants_quiet: bool,
+    /// How often the head was read.
+    loads: u64,
 }
 
 /// Runs the task until the room has been idle for a while or the server stops.
@@ -73,19 +99,29 @@ pub(super) async fn run(core: Arc<Core>, room: Arc<Room>, mut messages: mpsc::Re
         pipeline: FuturesOrdered::new(),
         waiting: VecDeque::new(),
         repeats: HashMap::new(),
+        ingests: HashMap::new(),
+        turns: VecDeque::new(),
+        last_ingest: 0,
+        wants_quiet: false,
+        loads: 0,
     };
     loop {
         task.work().await;
-        let open = task.pipeline.len() < IN_FLIGHT_MAX && task.waiting.is_empty();
+        let open = task.pipeline.len() < IN_FLIGHT_MAX
+            && task.waiting.is_empty()
+            && !task.wants_quiet
+            && task.ingests.len() < INGESTS_MAX;
+        let idle = task.pipeline.is_empty() && task.ingests.is_empty();
         tokio::select! {
             biased;
             Some(done) = task.pipeline.next() => task.finish(done),
             message = messages.recv(), if open => match message {
-                Some(Message { append, reply }) => task.waiting.push_back(Job { append, reply, tries: 0 }),
+                Some(message) => task.take(message),
                 None => break,
             },
-            () = stopping.cancelled(), if task.pipeline.is_empty() && messages.is_empty() => break,
-            () = tokio::time::sleep(IDLE), if task.pipeline.is_empty() => {
+            () = std::future::ready(()), if task.can_go_on() => {}
+            () = stopping.cancelled(), if idle && messages.is_empty() => break,
+            () = tokio::time::sleep(IDLE), if idle => {
                 if task.core.may_sleep(task.room.number, &messages) {
                     break;
                 }
@@ -95,15 +131,33 @@ pub(super) async fn run(core: Arc<Core>, room: Arc<Room>, mut messages: mpsc::Re
 }
 
 impl RoomTask {
-    /// Starts what can be started.
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Append { append, reply } => self.waiting.push_back(Job { append, reply, tries: 0 }),
+            Message::Ingest { events, reply } => self.take_ingest(events, reply),
+        }
+    }
+
+    /// Whether something can be prepared now.
+    fn can_go_on(&self) -> bool {
+        let works = !self.waiting.is_empty() || self.next_turn().is_some();
+        // If something failed, all that was built on it must fail too before the head is read again.
+        let quiet = self.wants_quiet || self.writer.is_none();
+        works && self.pipeline.len() < IN_FLIGHT_MAX && (!quiet || self.pipeline.is_empty())
+    }
+
+    /// Starts what can be started, but not so much that the inbox waits long.
     async fn work(&mut self) {
-        while self.pipeline.len() < IN_FLIGHT_MAX {
-            if self.writer.is_none() && !self.pipeline.is_empty() {
-                // Something failed: all that was built on it must fail too before the head is read again.
+        for _ in 0..STEPS_MAX {
+            if !self.can_go_on() {
                 return;
             }
-            let Some(job) = self.waiting.pop_front() else { return };
-            self.start(job).await;
+            if let Some(job) = self.waiting.pop_front() {
+                self.start(job).await;
+            } else if let Some(turn) = self.next_turn() {
+                tokio::task::consume_budget().await;
+                self.ingest_step(turn).await;
+            }
         }
     }
 
@@ -115,12 +169,11 @@ impl RoomTask {
         };
         match writer.prepare((*job.append).clone()).await {
             Ok(Outcome::Unchanged(appended)) => self.answer(job, Ok(appended)),
-            Ok(Outcome::New(mut prepared)) => {
+            Ok(Outcome::New(appended, prepared)) => {
                 if let Some((device, hash, _)) = &job.append.transaction {
                     self.repeats.entry((*device, *hash)).or_default();
                 }
-                let commit = self.core.database.submit(std::mem::take(&mut prepared.write));
-                self.pipeline.push_back(Box::pin(in_flight(job, prepared, commit)));
+                self.submit(Purpose::Append(job, appended), *prepared);
             }
             Err(error) => {
                 // The writer may have changed halfway; the rules' refusals come before any change.
@@ -130,6 +183,11 @@ impl RoomTask {
                 self.answer(job, Err(error));
             }
         }
+    }
+
+    fn submit(&mut self, purpose: Purpose, mut prepared: Prepared) {
+        let commit = self.core.database.submit(std::mem::take(&mut prepared.write));
+        self.pipeline.push_back(Box::pin(in_flight(purpose, prepared, commit)));
     }
 
     /// Lets a repeated transaction wait for its first copy; gives other jobs back.
@@ -146,45 +204,60 @@ impl RoomTask {
 
     async fn loaded(&mut self) -> Result<&mut Writer, Error> {
         if self.writer.is_none() {
+            self.loads = self.loads.wrapping_add(1);
             self.writer = Some(Writer::load(Arc::clone(&self.core), Arc::clone(&self.room)).await?);
         }
         self.writer.as_mut().ok_or(Error::Corrupt("RoomHead", Corrupt("the head was not loaded")))
     }
 
     fn finish(&mut self, done: InFlight) {
-        let InFlight { mut job, prepared, outcome } = done;
-        if self.pipeline.is_empty()
-            && let Some(writer) = &mut self.writer
-        {
-            writer.drained();
-        }
-        match outcome {
-            Ok(position) => {
-                let (record, json) = prepared.event;
-                let event = StoredEvent::new(prepared.appended.number, position, record, json);
-                self.core.events.insert(self.room.number, &Arc::new(event));
-                if let Some(redacted) = prepared.redacted {
-                    self.core.events.invalidate(self.room.number, redacted);
-                }
-                self.answer(job, Ok(prepared.appended));
+        let InFlight { purpose, prepared, outcome } = done;
+        if let Some(writer) = &mut self.writer {
+            writer.committed(&prepared);
+            if self.pipeline.is_empty() {
+                writer.drained();
             }
+        }
+        let own_checks = prepared.own_checks;
+        match &outcome {
+            Ok(position) => self.remember(prepared, *position),
+            Err(_) => self.writer = None,
+        }
+        match purpose {
+            Purpose::Append(job, appended) => self.finish_append(job, appended, own_checks, outcome),
+            Purpose::Ingest(call, part) => self.finish_ingest(call, part, outcome),
+        }
+    }
+
+    /// Puts what was committed where readers look first.
+    fn remember(&self, prepared: Prepared, position: Position) {
+        for number in prepared.changed {
+            self.core.events.invalidate(self.room.number, number);
+        }
+        for event in prepared.events {
+            self.core.events.insert(self.room.number, &Arc::new(event.committed(position)));
+        }
+    }
+
+    fn finish_append(
+        &mut self,
+        mut job: Job,
+        appended: Appended,
+        own_checks: usize,
+        outcome: Result<Position, CommitError>,
+    ) {
+        match outcome {
+            Ok(_) => self.answer(job, Ok(appended)),
             // The head is not as the writer believed, because an earlier commit failed: build on the head that is.
             Err(CommitError::Conflict(0)) if job.tries < TRIES_MAX => {
-                self.writer = None;
                 job.tries = job.tries.saturating_add(1);
                 self.waiting.push_back(job);
             }
-            Err(error) => {
-                self.writer = None;
-                let error = match error {
-                    CommitError::Conflict(0) => AppendError::Busy,
-                    CommitError::Conflict(index) => {
-                        AppendError::Conflict(index.saturating_sub(prepared.own_checks))
-                    }
-                    other => AppendError::Storage(other.into()),
-                };
-                self.answer(job, Err(error));
+            Err(CommitError::Conflict(0)) => self.answer(job, Err(AppendError::Busy)),
+            Err(CommitError::Conflict(index)) => {
+                self.answer(job, Err(AppendError::Conflict(index.saturating_sub(own_checks))));
             }
+            Err(other) => self.answer(job, Err(AppendError::Storage(other.into()))),
         }
     }
 
@@ -202,6 +275,6 @@ impl RoomTask {
     }
 }
 
-async fn in_flight(job: Job, prepared: Box<Prepared>, commit: Commit) -> InFlight {
-    InFlight { job, prepared, outcome: commit.await }
+async fn in_flight(purpose: Purpose, prepared: Prepared, commit: Commit) -> InFlight {
+    InFlight { purpose, prepared, outcome: commit.await }
 }

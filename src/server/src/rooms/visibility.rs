@@ -107,6 +107,9 @@ impl Rooms {
         event: &StoredEvent,
         sights: &mut Sights,
     ) -> Result<bool, Error> {
+        if !event.is_shown() {
+            return Ok(false);
+        }
         let before = self.sight_before(view, event, sights).await?;
         if before.membership == MembershipState::Join || before.visibility == HistoryVisibility::WorldReadable
         {

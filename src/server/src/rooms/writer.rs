@@ -2,19 +2,22 @@
 //!
 //! A writer keeps the room's head as it will be when all that it has prepared is committed, so that the next event can be
 //! built while the one before is being made durable. It must be used by one task at a time, and thrown away when a
-//! commit fails.
+//! commit fails, or when preparing fails halfway.
 
 use std::{collections::HashMap, sync::Arc};
 
-use allod_matrix::event::{
-    build::{BuildError, Draft, build},
-    pdu::Pdu,
+use allod_matrix::{
+    event::{
+        build::{BuildError, Draft, build},
+        pdu::Pdu,
+    },
+    resolve::AuthGraph,
 };
 use allod_storage::Position;
 use bytes::Bytes;
-use ruma::{EventId, OwnedEventId};
+use ruma::OwnedEventId;
 
-use super::{Core, Room, state::Nodes};
+use super::{Core, Room, event::StoredEvent, state::Nodes};
 use crate::{
     database::{Corrupt, Error, Write},
     log::Happened,
@@ -22,16 +25,26 @@ use crate::{
     tables::{
         Stamped,
         rooms::{
-            Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, EventTime, HeadRecord,
-            HeadVersion, RoomHead, Timeline, Transaction, TransactionRecord,
+            AuthReferrer, Depth, EventByName, EventJson, EventMeta, EventRecord, EventStatus, EventTime,
+            HeadRecord, HeadVersion, RoomHead, StateRoot, Timeline, Transaction, TransactionRecord,
         },
     },
 };
 
+mod ahead;
+mod awaited;
+mod bulk;
+mod checks;
 mod current;
+mod extremities;
+mod ingest;
+mod outliers;
 mod redaction;
 mod relation;
+mod resolve;
 mod state;
+
+pub(crate) use ingest::Placed;
 
 /// An event that a local user wants in a room.
 #[derive(Clone, Debug)]
@@ -87,26 +100,24 @@ pub enum AppendError {
     Storage(#[from] Error),
 }
 
-/// An event ready to be committed.
-#[derive(Debug)]
+/// A batch ready to be committed.
+#[derive(Debug, Default)]
 pub(crate) struct Prepared {
     /// The batch.
     pub(crate) write: Write,
     /// How many of its checks are the writer's own; those behind them are the caller's.
     pub(crate) own_checks: usize,
-    /// What to tell the caller.
-    pub(crate) appended: Appended,
-    /// The stored event, for the cache.
-    pub(crate) event: (EventRecord, Bytes),
-    /// The event that this one redacts.
-    pub(crate) redacted: Option<EventNumber>,
+    /// The events that it stores, for the cache.
+    pub(crate) events: Vec<Arc<StoredEvent>>,
+    /// Events stored before whose rows it changes.
+    pub(crate) changed: Vec<EventNumber>,
 }
 
 /// What [`Writer::prepare`] made of a request.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// A new event.
-    New(Box<Prepared>),
+    New(Appended, Box<Prepared>),
     /// The state is already so; nothing to write.
     Unchanged(Appended),
 }
@@ -122,6 +133,8 @@ struct Current {
 const CURRENT_KEPT_MAX: usize = 512;
 /// Likewise for nodes of the state tree.
 const NODES_KEPT_MAX: usize = 1024;
+/// Memory for what is known of the auth chains of a room that is awake.
+const AUTH_GRAPH_BYTES_MAX: usize = 4 << 20;
 
 /// A room's head, ahead of the database by what is in flight.
 pub(crate) struct Writer {
@@ -129,10 +142,14 @@ pub(crate) struct Writer {
     room: Arc<Room>,
     version: u64,
     head: HeadRecord,
-    tips: Vec<OwnedEventId>,
+    tips: Vec<extremities::Tip>,
     current: HashMap<(String, String), Option<Current>>,
     nodes: Nodes,
     relations: relation::Ahead,
+    ahead: ahead::Ahead,
+    graph: AuthGraph,
+    /// States that were resolved already: the sorted roots, and what came of them.
+    resolved: HashMap<Vec<StateRoot>, StateRoot>,
 }
 
 impl Writer {
@@ -148,6 +165,9 @@ impl Writer {
             current: HashMap::new(),
             nodes: Nodes::default(),
             relations: relation::Ahead::default(),
+            ahead: ahead::Ahead::default(),
+            graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
+            resolved: HashMap::new(),
         }
     }
 
@@ -158,9 +178,7 @@ impl Writer {
         let head = core.database.get::<RoomHead>(&room.number).await?.ok_or(missing)?.value;
         let mut tips = Vec::with_capacity(head.extremities.len());
         for event in core.events.load_many(room.number, &head.extremities).await? {
-            let event_id = EventId::parse(event.record.event_id.as_str())
-                .map_err(|_| Error::Corrupt("EventMeta", Corrupt("event id does not parse")))?;
-            tips.push(event_id);
+            tips.push(extremities::Tip::of(&event)?);
         }
         Ok(Self { version, head, tips, ..Self::new(core, room) })
     }
@@ -168,6 +186,10 @@ impl Writer {
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
     pub(crate) async fn prepare(&mut self, append: Append) -> Result<Outcome, AppendError> {
         let Append { draft, sender, transaction, extra } = append;
+        if self.tips.is_empty() && self.version > 0 {
+            // It is being joined through another server, and has no state yet that would forbid anything.
+            return Err(AppendError::Forbidden("you are not in this room".to_owned()));
+        }
         self.load_current(&draft).await?;
         if let Some(unchanged) = self.unchanged(&draft) {
             return Ok(Outcome::Unchanged(unchanged));
@@ -183,8 +205,7 @@ impl Writer {
         let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
-        let mut write = Write::new();
-        write_version(&mut write, &self.room, self.version);
+        let mut write = self.new_write();
         let own_checks = 1_usize.saturating_add(usize::from(transaction.is_some()));
         if let Some((device, hash, _)) = &transaction {
             let at_ms = self.core.clock.now_ms();
@@ -210,21 +231,17 @@ impl Writer {
             replaces,
             transaction: transaction.map(|(device, _, id)| (device, id)),
         };
-        let redacted = target.as_ref().map(|target| target.number);
+        let changed = target.as_ref().map(|target| target.number).into_iter().collect();
         if let Some(target) = target {
             self.redact_target(&target, number, &mut write).await?;
         }
-        self.relate(relation, number, &mut write).await?;
+        self.relate(relation, number, record.depth, &mut write).await?;
         let json = Bytes::from(signed.json);
-        self.advance(&pdu, number, &record, &json, &mut write);
+        let event = self.advance(&pdu, number, record, json, &mut write);
         write.append(extra);
-        Ok(Outcome::New(Box::new(Prepared {
-            write,
-            own_checks,
-            appended: Appended { event_id: pdu.event_id.clone(), number },
-            event: (record, json),
-            redacted,
-        })))
+        let appended = Appended { event_id: pdu.event_id.clone(), number };
+        let prepared = Prepared { write, own_checks, events: vec![event], changed };
+        Ok(Outcome::New(appended, Box::new(prepared)))
     }
 
     /// Lets go of what is only needed while something is in flight.
@@ -236,41 +253,90 @@ impl Writer {
             self.nodes.0.clear();
         }
         self.relations = relation::Ahead::default();
+        self.ahead = ahead::Ahead::default();
     }
 
-    /// Moves the head behind the event, and writes the rows that every event has.
+    /// Lets go of what has been committed.
+    pub(crate) fn committed(&mut self, prepared: &Prepared) {
+        for event in &prepared.events {
+            self.ahead.remove(event);
+        }
+    }
+
+    /// A batch that requires the head to be as the writer knows it.
+    fn new_write(&self) -> Write {
+        let mut write = Write::new();
+        if self.version == 0 {
+            write.absent::<HeadVersion>(&self.room.number);
+        } else {
+            write.equals::<HeadVersion>(&self.room.number, &self.version);
+        }
+        write
+    }
+
+    /// Moves the head behind an event that was built on it.
     fn advance(
         &mut self,
         pdu: &Pdu,
         number: EventNumber,
-        record: &EventRecord,
-        json: &Bytes,
+        record: EventRecord,
+        json: Bytes,
         write: &mut Write,
-    ) {
-        let room = self.room.number;
-        let name = self.core.database.hash("event", pdu.event_id.as_str());
-        write.put::<EventByName>(&(room, name), &number);
-        write.put::<EventJson>(&(room, number), json);
-        write.put::<EventMeta>(&(room, number), &Stamped::pending(record.clone()));
-        write.put::<Timeline>(&(room, Position::PENDING), &number);
-        write.put::<Depth>(&(room, record.depth, number), &());
-        write.put::<EventTime>(&(room, record.origin_server_ts, record.depth, number), &());
+    ) -> Arc<StoredEvent> {
         self.head.depth = record.depth;
         self.head.next_event = self.head.next_event.saturating_add(1);
         self.head.extremities = vec![number];
-        self.tips = vec![pdu.event_id.clone()];
+        self.tips = vec![extremities::Tip {
+            number,
+            event_id: pdu.event_id.clone(),
+            depth: record.depth,
+            root: record.state_after,
+        }];
+        self.put_timeline(number, write);
+        self.put_history(number, &record, write);
+        let event = self.put_event(StoredEvent::new(number, Position::PENDING, record, json), true, write);
+        self.put_head(write);
+        event
+    }
+
+    /// Rows that every event has. `new` unless it was stored before.
+    fn put_event(&mut self, event: StoredEvent, new: bool, write: &mut Write) -> Arc<StoredEvent> {
+        let (room, number, record) = (self.room.number, event.number, &event.record);
+        if new {
+            let name = self.core.database.hash("event", &record.event_id);
+            write.put::<EventByName>(&(room, name), &number);
+            if record.state_key.is_some() {
+                for auth_event in &record.auth_events {
+                    write.put::<AuthReferrer>(&(room, *auth_event, number), &());
+                }
+            }
+        }
+        write.put::<EventJson>(&(room, number), &event.json);
+        write.put::<EventMeta>(&(room, number), &Stamped::pending(record.clone()));
+        let event = Arc::new(event);
+        self.ahead.insert(&event);
+        event
+    }
+
+    /// Makes an event the newest of the timeline, and tells who follows it.
+    fn put_timeline(&self, number: EventNumber, write: &mut Write) {
+        let room = self.room.number;
+        write.put::<Timeline>(&(room, Position::PENDING), &number);
+        write.log(Happened::Event { room, event: number });
+    }
+
+    /// Shows an event to clients as part of the room's history.
+    fn put_history(&self, number: EventNumber, record: &EventRecord, write: &mut Write) {
+        let room = self.room.number;
+        write.put::<Depth>(&(room, record.depth, number), &());
+        write.put::<EventTime>(&(room, record.origin_server_ts, record.depth, number), &());
+    }
+
+    /// Ends a batch: the head as it is behind it.
+    fn put_head(&mut self, write: &mut Write) {
+        let room = self.room.number;
         self.version = self.version.saturating_add(1);
         write.put::<RoomHead>(&room, &Stamped::pending(self.head.clone()));
         write.put::<HeadVersion>(&room, &self.version);
-        write.log(Happened::Event { room, event: number });
-    }
-}
-
-/// Requires that the room's head is as the writer knows it.
-fn write_version(write: &mut Write, room: &Room, version: u64) {
-    if version == 0 {
-        write.absent::<HeadVersion>(&room.number);
-    } else {
-        write.equals::<HeadVersion>(&room.number, &version);
     }
 }

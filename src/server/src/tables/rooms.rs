@@ -25,6 +25,13 @@ super::tables! {
     Alias = 55 in ROOMS: Hash128 => AliasRecord, Membership, Room;
     /// The aliases of a room.
     RoomAlias = 56 in ROOMS: (RoomNumber, Hash128) => String, Membership, Room;
+    /// Events that are cited as preceding others and are not known with their state: the hash of the missing event's id,
+    /// and who cites it. Filling such gaps is what backfilling is.
+    BackwardExtremity = 57 in EVENTS: (RoomNumber, Hash128, EventNumber) => GapRecord, Content, Room;
+    /// State events, whatever became of them, that name another (the first number) among their `auth_events`.
+    AuthReferrer = 58 in EVENTS: (RoomNumber, EventNumber, EventNumber) => (), Content, Room;
+    /// Redactions of, and relations to, an event that is not here yet: the hash of its id, and who waits for it.
+    Awaited = 59 in EVENTS: (RoomNumber, Hash128, EventNumber) => AwaitedRecord, Content, Room;
     /// An event's number by the hash of its id, bound to its room.
     EventByName = 60 in EVENTS: (RoomNumber, Hash128) => EventNumber, Content, Room;
     /// An event's JSON in federation format; redacted when the event is.
@@ -147,6 +154,26 @@ pub struct EventRecord {
     pub transaction: Option<(DeviceNumber, String)>,
 }
 impl Stored for EventRecord {}
+
+/// Value of [`BackwardExtremity`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GapRecord {
+    /// The missing event's id.
+    pub event_id: String,
+    /// The depth of the event that cites it.
+    pub depth: u64,
+}
+impl Stored for GapRecord {}
+
+/// Value of [`Awaited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AwaitedRecord {
+    /// A redaction of the missing event.
+    Redaction,
+    /// An event that relates to the missing one.
+    Relation,
+}
+impl Stored for AwaitedRecord {}
 
 /// Value of [`CurrentState`]: the root of a state tree; zeros are the empty state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -45,7 +45,7 @@ impl Writer {
         for (key, number) in wanted.into_iter().zip(numbers) {
             let current = match number {
                 Some(number) => {
-                    let event = self.core.events.load(self.room.number, number).await?;
+                    let event = self.event_of(number).await?;
                     Some(Current { number, pdu: event.pdu(&self.room)? })
                 }
                 None => None,
@@ -90,7 +90,7 @@ impl Writer {
             && !self.room.rules.event_format.require_room_create_room_id;
         let place = Place {
             room_id: (!is_hashed_create).then(|| self.room.room_id.clone()),
-            prev_events: self.tips.clone(),
+            prev_events: self.tips.iter().map(|tip| tip.event_id.clone()).collect(),
             auth_events,
             depth: self.head.depth.saturating_add(1),
         };

@@ -16,7 +16,7 @@ use crate::{
     rooms::event::StoredEvent,
     tables::{
         Stamped,
-        rooms::{EventJson, Redaction},
+        rooms::{EventJson, EventStatus, Redaction},
     },
 };
 
@@ -36,9 +36,11 @@ impl Writer {
         let Some(event_id) = draft.redacts.clone().or_else(in_content) else {
             return Err(AppendError::UnknownTarget);
         };
-        let number =
-            self.core.events.number(&self.room, &event_id).await?.ok_or(AppendError::UnknownTarget)?;
-        Ok(Some(self.core.events.load(self.room.number, number).await?))
+        let target = self.held_one(&event_id).await?.ok_or(AppendError::UnknownTarget)?;
+        match target.record.status {
+            EventStatus::Timeline | EventStatus::Outlier => Ok(Some(target)),
+            EventStatus::SoftFailed | EventStatus::Rejected => Err(AppendError::UnknownTarget),
+        }
     }
 
     /// From room version 3 on the rules let any redaction pass; whether it takes effect is decided here.
@@ -63,7 +65,7 @@ impl Writer {
         target: &StoredEvent,
         by: EventNumber,
         write: &mut Write,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), Error> {
         self.unrelate(target, write).await?;
         let key = (self.room.number, target.number);
         let redacted = redact(&target.json, &self.room.rules.redaction, None)
@@ -83,7 +85,7 @@ impl Writer {
     }
 
     /// Puts the redacted form of a piece of current state back where the rules look for it.
-    pub(super) fn room_state_redacted(&mut self, target: &StoredEvent) -> Result<(), AppendError> {
+    pub(super) fn room_state_redacted(&mut self, target: &StoredEvent) -> Result<(), Error> {
         let redacted = redact(&target.json, &self.room.rules.redaction, None)
             .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
         let event_id = EventId::parse(target.record.event_id.as_str())

@@ -56,7 +56,11 @@ impl Writer {
         let Some(parent) = self.core.events.number(&self.room, &relation.event_id).await? else {
             return Ok(None);
         };
-        let original = self.core.events.load(self.room.number, parent).await?.pdu(&self.room)?;
+        let parent_event = self.event_of(parent).await?;
+        if !parent_event.is_shown() {
+            return Ok(None);
+        }
+        let original = parent_event.pdu(&self.room)?;
         let relating = relating(&relation.rel_type, &original, pdu);
         if relating == Relating::Thread && relates_to(&original.content).relation.is_some() {
             return Err(AppendError::ThreadOnRelation);
@@ -78,17 +82,46 @@ impl Writer {
         }))
     }
 
-    /// Writes what follows from a relation of the event about to be added.
+    /// The relation of an event of another server, or one that came before its parent: whatever it says is let pass, and
+    /// what is against the rules counts as a relation of no known kind.
+    pub(super) fn relation_received(
+        &self,
+        child: &Pdu,
+        sender: UserNumber,
+        parent: &StoredEvent,
+    ) -> Result<Option<Related>, Error> {
+        let Some(relation) = relates_to(&child.content).relation else { return Ok(None) };
+        let original = parent.pdu(&self.room)?;
+        let relating = match relating(&relation.rel_type, &original, child) {
+            Relating::Thread if relates_to(&original.content).relation.is_some() => Relating::Other,
+            relating => relating,
+        };
+        let record = RelationRecord {
+            rel_type: relation.rel_type,
+            kind: child.kind.clone(),
+            sender,
+            key: relation.key,
+        };
+        Ok(Some(Related {
+            parent: parent.number,
+            relating,
+            record,
+            origin_server_ts: child.origin_server_ts.get().into(),
+            event_id: child.event_id.to_string(),
+        }))
+    }
+
+    /// Writes what follows from a relation of the event about to be added at this depth.
     pub(super) async fn relate(
         &mut self,
         related: Option<Related>,
         number: EventNumber,
+        depth: u64,
         write: &mut Write,
-    ) -> Result<(), AppendError> {
+    ) -> Result<(), Error> {
         let Some(Related { parent, relating, record, origin_server_ts, event_id }) = related else {
             return Ok(());
         };
-        let depth = self.head.depth.saturating_add(1);
         let mut aggregate = self.aggregate(parent).await?;
         aggregate.children = aggregate.children.saturating_add(1);
         match relating {
@@ -111,11 +144,7 @@ impl Writer {
     }
 
     /// Removes what followed from the relation of an event that is being redacted.
-    pub(super) async fn unrelate(
-        &mut self,
-        target: &StoredEvent,
-        write: &mut Write,
-    ) -> Result<(), AppendError> {
+    pub(super) async fn unrelate(&mut self, target: &StoredEvent, write: &mut Write) -> Result<(), Error> {
         let Some(relation) = relates_to(&target.pdu(&self.room)?.content).relation else { return Ok(()) };
         let room = self.room.number;
         let Some(parent) = self.core.events.number(&self.room, &relation.event_id).await? else {

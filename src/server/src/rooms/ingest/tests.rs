@@ -1,0 +1,5 @@
+//! Events of other servers, in every order.
+
+mod forks;
+mod history;
+mod refused;
