@@ -2,7 +2,10 @@
 //!
 //! What comes out is what a server would have written, signed and checked; `allod serve --dev` runs over it.
 
-use std::{path::PathBuf, time::Instant};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use allod_api::app::{App, Base};
 use allod_server::{
@@ -71,58 +74,76 @@ pub(crate) async fn run(bulk: &Bulk) -> anyhow::Result<()> {
     if bulk.members == 0 {
         bail!("a room without members cannot be written to");
     }
-    let (app, store, tasks) = open(bulk).await?;
-    let people = people(&app, bulk).await?;
+    let opened = open(&bulk.data_dir, bulk.server_name.clone()).await?;
+    let people = people(&opened, bulk.members).await?;
     let began = Instant::now();
     let rooms = stream::iter(0..bulk.rooms);
-    let rooms = rooms.map(|number| fill_room(&app, &people, bulk, number));
+    let rooms = rooms.map(|number| fill_room(&opened, &people, bulk, number));
     let events =
         rooms.buffer_unordered(ROOMS_AT_ONCE).try_fold(0, |sum, events| async move { Ok(sum + events) });
     let events: usize = events.await?;
     let seconds = began.elapsed().as_secs_f64();
     let rate = crate::figure::number(events) / seconds;
     progress(&format!("{events} joins and messages in {seconds:.1} s, {rate:.0} a second"));
-    drop(app);
-    if !tasks.shut_down(END_TIME_MAX).await {
-        bail!("a task does not end");
+    opened.close().await
+}
+
+/// The services over a database, and what ends with them.
+pub(crate) struct Opened {
+    /// The services.
+    pub(crate) app: App,
+    server_name: OwnedServerName,
+    store: Store,
+    tasks: Tasks,
+}
+
+impl Opened {
+    /// Ends the services' tasks and closes the database.
+    pub(crate) async fn close(self) -> anyhow::Result<()> {
+        let Self { app, store, tasks, .. } = self;
+        drop(app);
+        if !tasks.shut_down(END_TIME_MAX).await {
+            bail!("a task does not end");
+        }
+        store.close().await;
+        Ok(())
     }
-    store.close().await;
-    Ok(())
 }
 
 /// The services, as the program makes them.
-async fn open(bulk: &Bulk) -> anyhow::Result<(App, Store, Tasks)> {
-    std::fs::create_dir_all(&bulk.data_dir)?;
+pub(crate) async fn open(data_dir: &Path, server_name: OwnedServerName) -> anyhow::Result<Opened> {
+    std::fs::create_dir_all(data_dir)?;
     let mut config = Config::default();
-    config.server.name.clone_from(&bulk.server_name);
-    config.server.data_dir.clone_from(&bulk.data_dir);
+    config.server.name.clone_from(&server_name);
+    config.server.data_dir = data_dir.to_owned();
     config.accounts = config.accounts.with_cheap_passwords();
-    let folder = bulk.data_dir.join("database");
-    let mut options = OpenOptions::new(folder, tables::SPACES, tables::FORMAT, bulk.server_name.as_str());
+    let folder = data_dir.join("database");
+    let mut options = OpenOptions::new(folder, tables::SPACES, tables::FORMAT, server_name.as_str());
     options.memory_bytes = config.storage.memory_bytes();
     let store = Store::open(options)?;
     let random = Random::secure()?;
     let tasks = Tasks::new();
     let base = Base {
-        identity: Identity::open(bulk.server_name.clone(), &bulk.data_dir.join("signing.key"), &random)?,
+        identity: Identity::open(server_name.clone(), &data_dir.join("signing.key"), &random)?,
         database: Database::open(store.clone(), &random).await?,
         config: Live::new(config),
         clock: Clock::system(),
         random,
         tasks: tasks.clone(),
     };
-    Ok((App::open(base).await?, store, tasks))
+    Ok(Opened { app: App::open(base).await?, server_name, store, tasks })
 }
 
 /// The members' accounts, made where they are missing.
-async fn people(app: &App, bulk: &Bulk) -> anyhow::Result<Vec<Caller>> {
-    let accounts = stream::iter(0..bulk.members).map(|number| person(app, bulk, number));
+pub(crate) async fn people(opened: &Opened, count: usize) -> anyhow::Result<Vec<Caller>> {
+    let accounts = stream::iter(0..count).map(|number| person(opened, number));
     accounts.buffered(EVENTS_AT_ONCE).try_collect().await
 }
 
-async fn person(app: &App, bulk: &Bulk, number: usize) -> anyhow::Result<Caller> {
+async fn person(opened: &Opened, number: usize) -> anyhow::Result<Caller> {
+    let Opened { app, server_name, .. } = opened;
     let name = name_of(number);
-    let user_id = UserId::parse(format!("@{name}:{}", bulk.server_name))?;
+    let user_id = UserId::parse(format!("@{name}:{server_name}"))?;
     if let Some(user) = app.users.number(&user_id).await?
         && app.users.account(user).await?.is_some()
     {
@@ -137,31 +158,51 @@ async fn person(app: &App, bulk: &Bulk, number: usize) -> anyhow::Result<Caller>
 }
 
 /// Creates a room, joins the members and lets them talk; says how many events followed the room's first ones.
-async fn fill_room(app: &App, people: &[Caller], bulk: &Bulk, number: usize) -> anyhow::Result<usize> {
+async fn fill_room(opened: &Opened, people: &[Caller], bulk: &Bulk, number: usize) -> anyhow::Result<usize> {
     let (creator, others) = people.split_first().context("nobody")?;
-    let mut request = Request::new();
-    request.name = Some(format!("Room {number}"));
-    request.preset = Some(RoomPreset::PublicChat);
-    let room: OwnedRoomId = app.rooms.create(creator, &request, false).await?;
-    let joins = stream::iter(others).map(|member| join(app, &room, member));
-    joins.buffer_unordered(EVENTS_AT_ONCE).try_collect::<()>().await?;
+    let room = create_room(opened, creator, &format!("Room {number}")).await?;
+    join_all(opened, &room, others).await?;
     let messages = stream::iter(people.iter().cycle().take(bulk.messages).enumerate());
-    let messages = messages.map(|(message, sender)| say(app, &room, sender, message));
+    let messages = messages.map(|(message, sender)| say(opened, &room, sender, message));
     messages.buffer_unordered(EVENTS_AT_ONCE).try_collect::<()>().await?;
     Ok(others.len() + bulk.messages)
 }
 
-async fn join(app: &App, room: &RoomId, member: &Caller) -> anyhow::Result<()> {
-    app.rooms.join(room, member, serde_json::Map::new()).await?;
+/// Creates a public room.
+pub(crate) async fn create_room(
+    opened: &Opened,
+    creator: &Caller,
+    name: &str,
+) -> anyhow::Result<OwnedRoomId> {
+    let mut request = Request::new();
+    request.name = Some(name.to_owned());
+    request.preset = Some(RoomPreset::PublicChat);
+    Ok(opened.app.rooms.create(creator, &request, false).await?)
+}
+
+/// Lets all of them join.
+pub(crate) async fn join_all(opened: &Opened, room: &RoomId, members: &[Caller]) -> anyhow::Result<()> {
+    let joins = stream::iter(members).map(|member| join(opened, room, member));
+    joins.buffer_unordered(EVENTS_AT_ONCE).try_collect().await
+}
+
+async fn join(opened: &Opened, room: &RoomId, member: &Caller) -> anyhow::Result<()> {
+    opened.app.rooms.join(room, member, serde_json::Map::new()).await?;
     Ok(())
 }
 
-async fn say(app: &App, room: &RoomId, sender: &Caller, number: usize) -> anyhow::Result<()> {
+/// Sends a message.
+pub(crate) async fn say(
+    opened: &Opened,
+    room: &RoomId,
+    sender: &Caller,
+    number: usize,
+) -> anyhow::Result<()> {
     let content = format!(
         r#"{{"msgtype":"m.text","body":"Message {number}, which says about as much as people's messages do."}}"#
     );
     let content = RawValue::from_string(content)?;
     let unnamed = TransactionName { path: "", id: "" };
-    app.rooms.send(room, sender, "m.room.message", &content, unnamed).await?;
+    opened.app.rooms.send(room, sender, "m.room.message", &content, unnamed).await?;
     Ok(())
 }

@@ -19,6 +19,8 @@ mod client;
 mod fan_out;
 mod figure;
 mod grown;
+mod members;
+mod partner;
 mod people;
 mod read;
 mod report;
@@ -45,6 +47,8 @@ enum Command {
     Bulk(bulk::Bulk),
     /// Starts allod over a folder that `bulk` filled, and measures start, history and sync.
     Grown(grown::Grown),
+    /// Measures a message, a membership change and a fork in rooms with few and many members.
+    Members(members::Members),
 }
 
 /// How much is measured, and of which servers.
@@ -91,6 +95,9 @@ fn main() -> anyhow::Result<()> {
         // The server's own code runs there, which wants more than one thread.
         Some(Command::Bulk(bulk)) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(bulk::run(&bulk))
+        }
+        Some(Command::Members(members)) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(members::run(&members))
         }
         Some(Command::Grown(grown)) => driver()?.block_on(grown::run(&grown)),
         None => driver()?.block_on(scenarios::run(&arguments.plan)),

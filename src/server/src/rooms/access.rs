@@ -134,7 +134,7 @@ impl Rooms {
     }
 
     /// Root of the room's current state.
-    pub(crate) async fn current_root(&self, room: RoomNumber) -> Result<StateRoot, Error> {
+    pub async fn current_root(&self, room: RoomNumber) -> Result<StateRoot, Error> {
         Ok(self.head(room).await?.root)
     }
 }
