@@ -83,12 +83,14 @@ impl Rooms {
             return Err(AdoptError::Unsupported);
         }
         let room = self.adopted_room(&room_id, &version, &create.pdu).await?;
-        let fresh = !self.has_local_member(&room).await?;
+        // In this order: whoever joins meanwhile changes the ends.
+        let ends = self.head(room.number).await?.extremities;
+        let stale = if self.has_local_member(&room).await? { None } else { Some(ends) };
 
         let state_ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
         let held = self.adopt_outliers(&room, state.into_iter().chain(auth_chain).collect()).await?;
         let state_ids = state_ids.into_iter().filter(|event_id| held.contains(event_id)).collect();
-        let join = Incoming { state: Some(state_ids), fresh, ..Incoming::new(event, Placement::Live) };
+        let join = Incoming { state: Some(state_ids), stale, ..Incoming::new(event, Placement::Live) };
         let outcome = self.ingest(&room, vec![join]).await?.pop().map(|ingested| ingested.outcome);
         match outcome {
             Some(

@@ -70,14 +70,15 @@ pub struct Incoming {
     pub state: Option<Vec<OwnedEventId>>,
     /// Why the event is to be soft-failed even if the rules let it pass: its policy server does not vouch for it.
     pub soft_fail: Option<String>,
-    /// Whether nothing of what the server knew of the room before counts any more.
-    pub(super) fresh: bool,
+    /// The newest ends of a room that nobody here is in any more: where they still are what they were, nothing of the
+    /// room's state before counts.
+    pub(super) stale: Option<Vec<EventNumber>>,
 }
 
 impl Incoming {
     /// An event that follows what is here.
     pub fn new(event: Verified, placement: Placement) -> Self {
-        Self { event, placement, state: None, soft_fail: None, fresh: false }
+        Self { event, placement, state: None, soft_fail: None, stale: None }
     }
 }
 

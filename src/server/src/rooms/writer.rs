@@ -147,6 +147,8 @@ pub(crate) struct Writer {
     nodes: Nodes,
     relations: relation::Ahead,
     ahead: ahead::Ahead,
+    /// Whether the room begins with this writer.
+    founds: bool,
     graph: AuthGraph,
     /// States that were resolved already: the sorted roots, and what came of them.
     resolved: HashMap<Vec<StateRoot>, StateRoot>,
@@ -166,6 +168,7 @@ impl Writer {
             nodes: Nodes::default(),
             relations: relation::Ahead::default(),
             ahead: ahead::Ahead::default(),
+            founds: true,
             graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
             resolved: HashMap::new(),
         }
@@ -180,14 +183,14 @@ impl Writer {
         for event in core.events.load_many(room.number, &head.extremities).await? {
             tips.push(extremities::Tip::of(&event)?);
         }
-        Ok(Self { version, head, tips, ..Self::new(core, room) })
+        Ok(Self { version, head, tips, founds: false, ..Self::new(core, room) })
     }
 
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
     pub(crate) async fn prepare(&mut self, append: Append) -> Result<Outcome, AppendError> {
         let Append { draft, sender, transaction, extra } = append;
-        if self.tips.is_empty() && self.version > 0 {
-            // It is being joined through another server, and has no state yet that would forbid anything.
+        if self.tips.is_empty() && !self.founds {
+            // It is known from an invitation, or just being joined, and has no state yet that would forbid anything.
             return Err(AppendError::Forbidden("you are not in this room".to_owned()));
         }
         self.load_current(&draft).await?;

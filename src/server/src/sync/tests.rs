@@ -4,5 +4,6 @@ mod journeys;
 mod measure;
 mod model;
 mod outside;
+mod resolved;
 mod waiting;
 mod world;

@@ -31,7 +31,7 @@ super::tables! {
     /// State events, whatever became of them, that name another (the first number) among their `auth_events`.
     AuthReferrer = 58 in EVENTS: (RoomNumber, EventNumber, EventNumber) => (), Content, Room;
     /// Redactions of, and relations to, an event that is not here yet: the hash of its id, and who waits for it.
-    Awaited = 59 in EVENTS: (RoomNumber, Hash128, EventNumber) => AwaitedRecord, Content, Room;
+    Awaited = 59 in EVENTS: (RoomNumber, Hash128, Awaiting, EventNumber) => (), Content, Room;
     /// An event's number by the hash of its id, bound to its room.
     EventByName = 60 in EVENTS: (RoomNumber, Hash128) => EventNumber, Content, Room;
     /// An event's JSON in federation format; redacted when the event is.
@@ -165,15 +165,31 @@ pub struct GapRecord {
 }
 impl Stored for GapRecord {}
 
-/// Value of [`Awaited`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AwaitedRecord {
-    /// A redaction of the missing event.
+/// Why an event waits for another, in the key of [`Awaited`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Awaiting {
+    /// It redacts it.
     Redaction,
-    /// An event that relates to the missing one.
+    /// It relates to it.
     Relation,
 }
-impl Stored for AwaitedRecord {}
+
+impl KeyCodec for Awaiting {
+    fn encode(&self, writer: &mut KeyWriter) {
+        let id: u8 = match self {
+            Self::Redaction => 1,
+            Self::Relation => 2,
+        };
+        id.encode(writer);
+    }
+    fn decode(bytes: &mut &[u8]) -> Option<Self> {
+        match u8::decode(bytes)? {
+            1 => Some(Self::Redaction),
+            2 => Some(Self::Relation),
+            _ => None,
+        }
+    }
+}
 
 /// Value of [`CurrentState`]: the root of a state tree; zeros are the empty state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -2,4 +2,5 @@
 
 mod forks;
 mod history;
+mod joining;
 mod refused;

@@ -9,8 +9,11 @@ use crate::{
     database::{Corrupt, Error, Range},
     numbers::{EventNumber, Hash128},
     rooms::event::StoredEvent,
-    tables::rooms::{Awaited, AwaitedRecord, BackwardExtremity},
+    tables::rooms::{Awaited, Awaiting, BackwardExtremity},
 };
+
+/// Most events that are looked at when one comes that they waited for.
+const WAITING_MAX: usize = 1_000;
 
 /// Events in flight, and the rows that go with them.
 #[derive(Debug, Default)]
@@ -18,7 +21,7 @@ pub(super) struct Ahead {
     events: HashMap<EventNumber, Arc<StoredEvent>>,
     names: HashMap<String, EventNumber>,
     gaps: Vec<(Hash128, EventNumber)>,
-    awaited: Vec<(Hash128, EventNumber, AwaitedRecord)>,
+    awaited: Vec<(Hash128, Awaiting, EventNumber)>,
 }
 
 impl Ahead {
@@ -39,8 +42,8 @@ impl Ahead {
         self.gaps.push((missing, cited_by));
     }
 
-    pub(super) fn awaits(&mut self, target: Hash128, waiting: EventNumber, record: AwaitedRecord) {
-        self.awaited.push((target, waiting, record));
+    pub(super) fn awaits(&mut self, target: Hash128, way: Awaiting, waiting: EventNumber) {
+        self.awaited.push((target, way, waiting));
     }
 
     /// The state events in flight that name an event among their auth events.
@@ -131,21 +134,21 @@ impl Writer {
         Ok(citing)
     }
 
-    /// The events that wait for an event which was missing.
+    /// The first events that wait in this way for an event which was missing.
     pub(super) async fn awaiting(
         &self,
         missing: Hash128,
-    ) -> Result<Vec<(EventNumber, AwaitedRecord)>, Error> {
-        let range = Range::<Awaited>::prefix(&(self.room.number, missing));
-        let rows = self.core.database.scan_all(range).await?;
-        let mut waiting: Vec<_> = rows.into_iter().map(|((.., waiting), record)| (waiting, record)).collect();
-        let ahead = self.ahead.awaited.iter().filter(|(hash, ..)| *hash == missing);
-        for (_, number, record) in ahead {
-            if !waiting.iter().any(|(known, _)| known == number) {
-                waiting.push((*number, *record));
-            }
-        }
-        Ok(waiting)
+        way: Awaiting,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let range = Range::<Awaited>::prefix(&(self.room.number, missing, way)).limit(WAITING_MAX);
+        let rows = self.core.database.scan(&range).await?.rows;
+        let mut waiting: Vec<EventNumber> = rows.into_iter().map(|((.., waiting), ())| waiting).collect();
+        let ahead = self.ahead.awaited.iter().filter(|(hash, known, _)| (*hash, *known) == (missing, way));
+        waiting.extend(ahead.map(|(.., number)| *number));
+        waiting.sort_unstable();
+        waiting.dedup();
+        waiting.truncate(WAITING_MAX);
+        self.events_of(&waiting).await
     }
 
     /// An event that may not be in the database yet.

@@ -20,12 +20,9 @@ use crate::{
     rooms::event::StoredEvent,
     tables::{
         Stamped,
-        rooms::{Awaited, AwaitedRecord, EventRecord, EventStatus, Redaction, StateRoot},
+        rooms::{Awaited, Awaiting, EventRecord, EventStatus, Redaction, StateRoot},
     },
 };
-
-/// Most children that came before their parent and still are related to it.
-const CHILDREN_MAX: usize = 1_000;
 
 /// What a redaction does.
 pub(super) enum Effect {
@@ -93,20 +90,14 @@ impl Writer {
     /// Lets a redaction wait for its target.
     pub(super) fn await_target(&mut self, pdu: &Pdu, number: EventNumber, write: &mut Write) {
         if let Some(target) = &pdu.redacts {
-            self.put_awaited(target, number, AwaitedRecord::Redaction, write);
+            self.put_awaited(target, number, Awaiting::Redaction, write);
         }
     }
 
-    fn put_awaited(
-        &mut self,
-        target: &OwnedEventId,
-        number: EventNumber,
-        record: AwaitedRecord,
-        write: &mut Write,
-    ) {
+    fn put_awaited(&mut self, target: &OwnedEventId, number: EventNumber, way: Awaiting, write: &mut Write) {
         let name = self.name_hash(target);
-        write.put::<Awaited>(&(self.room.number, name, number), &record);
-        self.ahead.awaits(name, number, record);
+        write.put::<Awaited>(&(self.room.number, name, way, number), &());
+        self.ahead.awaits(name, way, number);
     }
 
     /// Relates a shown event to its parent, or lets it wait for it.
@@ -127,7 +118,7 @@ impl Writer {
             }
             Some(parent) if parent.record.status != EventStatus::Outlier => Ok(()),
             _ => {
-                self.put_awaited(&relation.event_id, event.number, AwaitedRecord::Relation, write);
+                self.put_awaited(&relation.event_id, event.number, Awaiting::Relation, write);
                 Ok(())
             }
         }
@@ -145,21 +136,19 @@ impl Writer {
             return Ok(waiting);
         }
         let name = self.name_hash(&pdu.event_id);
-        for (number, record) in self.awaiting(name).await? {
-            let waits = self.event_of(number).await?;
-            match record {
-                // A relation is one to an event that is shown; that may still come.
-                AwaitedRecord::Relation if !event.is_shown() => continue,
-                AwaitedRecord::Relation if waiting.children.len() >= CHILDREN_MAX => continue,
-                AwaitedRecord::Relation => waiting.children.push(waits),
-                AwaitedRecord::Redaction => {
-                    let redaction = waits.pdu(&self.room)?;
-                    if self.may_redact(&redaction, waits.record.state_before, pdu).await? {
-                        waiting.redactions.push(waits);
-                    }
-                }
+        for waits in self.awaiting(name, Awaiting::Redaction).await? {
+            write.delete::<Awaited>(&(self.room.number, name, Awaiting::Redaction, waits.number));
+            let redaction = waits.pdu(&self.room)?;
+            if self.may_redact(&redaction, waits.record.state_before, pdu).await? {
+                waiting.redactions.push(waits);
             }
-            write.delete::<Awaited>(&(self.room.number, name, number));
+        }
+        // A relation is one to an event that is shown; otherwise it may still come to that.
+        if event.is_shown() {
+            waiting.children = self.awaiting(name, Awaiting::Relation).await?;
+            for child in &waiting.children {
+                write.delete::<Awaited>(&(self.room.number, name, Awaiting::Relation, child.number));
+            }
         }
         if let Some(redaction) = waiting.redactions.last() {
             self.redact_new(event, redaction.number, write)?;
@@ -174,14 +163,10 @@ impl Writer {
         event: &mut StoredEvent,
         write: &mut Write,
     ) -> Result<(), Error> {
-        for (number, record) in self.awaiting(self.name_hash(&pdu.event_id)).await? {
-            if record == AwaitedRecord::Relation {
-                continue;
-            }
-            let waits = self.event_of(number).await?;
+        for waits in self.awaiting(self.name_hash(&pdu.event_id), Awaiting::Redaction).await? {
             let redaction = waits.pdu(&self.room)?;
             if self.may_redact(&redaction, waits.record.state_before, pdu).await? {
-                return self.redact_new(event, number, write);
+                return self.redact_new(event, waits.number, write);
             }
         }
         Ok(())

@@ -42,6 +42,16 @@ struct Parents {
     given: Option<Vec<(EntryKey, Option<u32>)>>,
 }
 
+/// Where an event stands.
+struct Place {
+    parents: Parents,
+    auth: AuthSet,
+    /// The state before it.
+    before: StateRoot,
+    /// How deep it may stand at most.
+    depth_max: u64,
+}
+
 /// What the rules say of an event at its place.
 enum Verdict {
     Accepted,
@@ -91,9 +101,8 @@ impl Writer {
             }
             _ => self.judge(incoming, &auth, before).await?,
         };
-        let judged =
-            self.judged(incoming, known.as_deref(), parents, auth, before, verdict, depth_max, &mut write);
-        let judged = judged.await?;
+        let place = Place { parents, auth, before, depth_max: depth_max.unwrap_or(u64::MAX) };
+        let judged = self.judged(incoming, known.as_deref(), place, verdict, &mut write).await?;
         self.store(incoming, judged, write).await
     }
 
@@ -204,7 +213,7 @@ impl Writer {
             return Ok(Verdict::Accepted);
         }
         if before != self.head.root
-            && !incoming.fresh
+            && !self.is_fresh(incoming)
             && let Err(error) = self.check_at(pdu, self.head.root).await?
         {
             return Ok(Verdict::SoftFailed(format!("by the current state: {error}")));
@@ -215,18 +224,16 @@ impl Writer {
         })
     }
 
-    #[expect(clippy::too_many_arguments, reason = "all that was found out of the event comes together here")]
+    /// The event as it will be stored.
     async fn judged(
         &mut self,
         incoming: &Incoming,
         known: Option<&StoredEvent>,
-        parents: Parents,
-        auth: AuthSet,
-        before: StateRoot,
+        place: Place,
         verdict: Verdict,
-        depth_max: Option<u64>,
         write: &mut Write,
     ) -> Result<Judged, Error> {
+        let Place { parents, auth, before, depth_max } = place;
         let pdu = &incoming.event.pdu;
         let number = known.map_or(EventNumber(self.head.next_event), |known| known.number);
         let (status, reason) = match verdict {
@@ -242,7 +249,7 @@ impl Writer {
                 after = self.updated(before, &[(entry, Some(number.0))], write).await?;
             }
         }
-        let depth = depth_of(pdu, &parents).min(depth_max.unwrap_or(u64::MAX));
+        let depth = depth_of(pdu, &parents).min(depth_max);
         let record = EventRecord {
             event_id: pdu.event_id.to_string(),
             kind: pdu.kind.clone(),
@@ -318,6 +325,11 @@ impl Writer {
         Ok(Placed::New(outcome, Box::new(Prepared { write, own_checks: 1, events, changed })))
     }
 
+    /// Whether the event begins the room anew for this server.
+    fn is_fresh(&self, incoming: &Incoming) -> bool {
+        incoming.stale.as_ref().is_some_and(|ends| *ends == self.head.extremities)
+    }
+
     /// Makes an accepted event an extremity, and the state that all extremities come to the current one.
     async fn extend(
         &mut self,
@@ -328,7 +340,7 @@ impl Writer {
         write: &mut Write,
     ) -> Result<(), Error> {
         let tip = Tip::of(event)?;
-        if incoming.fresh {
+        if self.is_fresh(incoming) {
             self.set_tips(vec![tip]);
         } else {
             let covered = self.covered(&parents.known).await?;

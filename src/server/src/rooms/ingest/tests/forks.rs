@@ -177,7 +177,7 @@ proptest! {
 }
 
 /// The flat state, the members and their counts say what the tree says.
-async fn check_indexes(server: &Server, room: &crate::rooms::Room) {
+pub(super) async fn check_indexes(server: &Server, room: &crate::rooms::Room) {
     use crate::{
         database::Range,
         rooms::membership,
