@@ -98,9 +98,9 @@ fn a_room_comes_up_in_every_version() {
     }
 }
 
-/// CVE-2025-54315: creators in power levels, a second create event, a v12 create with a room id.
+/// Creators in power levels, a second create event, a v12 create with a room id.
 #[test]
-fn v12_creators() {
+fn cve_2025_54315_creators_and_create_events() {
     let room = Room::new("12");
     let levels = json!({"users": {"@a:x": 100}});
     let levels = room.event("$levels", "@a:x", "m.room.power_levels", Some(""), &levels);
@@ -112,6 +112,14 @@ fn v12_creators() {
         second.event_id = "$second".try_into().unwrap();
         assert!(room.check(&second).is_err());
     }
+    let named = json!({
+        "type": "m.room.create", "state_key": "", "sender": "@a:x", "room_id": "!create",
+        "content": {"room_version": "12"}, "origin_server_ts": 0, "prev_events": [], "auth_events": [],
+        "depth": 1,
+    });
+    let (id, room_id) = ("$create".try_into().unwrap(), owned_room_id!("!create"));
+    let named = Pdu::parse(named.to_string().as_bytes(), id, &room_id, &room.rules).unwrap();
+    assert!(check_auth_events(&room.rules.authorization, &named, |_| None::<Pdu>).is_err());
 }
 
 #[test]
@@ -125,9 +133,9 @@ fn unknown_versions_are_refused() {
     assert!(check_auth_events(&room.rules.authorization, &create, |_| None::<Pdu>).is_err());
 }
 
-/// tuwunel 44c28741: references to events of the wrong kind, or rejected, or of another room.
+/// References to events of the wrong kind (tuwunel 44c28741), or rejected, or of another room.
 #[test]
-fn bad_auth_events() {
+fn cve_2022_39374_bad_auth_events() {
     let mut room = Room::new("11");
     let message = room.event("$message", "@a:x", "m.room.message", None, &json!({}));
     room.events.insert(message.event_id.clone(), Arc::new(message.clone()));

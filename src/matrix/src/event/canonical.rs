@@ -323,6 +323,29 @@ mod tests {
         }
     }
 
+    /// Room versions before 6 did not demand canonical JSON: what was said then can still be read.
+    #[test]
+    fn numbers_of_old_versions() {
+        for (input, expected) in [
+            ("9007199254740992", "9007199254740992"),
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("1.0", "1.0"),
+            ("1.5", "1.5"),
+            ("1e3", "1000.0"),
+            ("0.1", "0.1"),
+        ] {
+            let strict = canonicalise(input.as_bytes(), Numbers::Strict);
+            assert!(strict.is_err(), "{input}");
+            let lenient = canonicalise(input.as_bytes(), Numbers::Lenient).unwrap();
+            assert_eq!(String::from_utf8(lenient).unwrap(), expected, "{input}");
+        }
+        // No JSON, in no version.
+        for input in ["NaN", "Infinity", "1e999", "01", "+1", ".5"] {
+            assert!(canonicalise(input.as_bytes(), Numbers::Lenient).is_err(), "{input}");
+        }
+    }
+
     #[test]
     fn nesting_is_bounded() {
         let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);

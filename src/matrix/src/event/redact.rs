@@ -36,6 +36,14 @@ pub fn redact(json: &[u8], rules: &RedactionRules, because: Option<&[u8]>) -> Re
     Ok(out)
 }
 
+/// Whether redactions of events of this type are heeded, whoever sends them.
+///
+/// Not those of create events: before room version 11 little would be left of one, and the room
+/// would lose its version and who may join it.
+pub fn is_redactable(kind: &str) -> bool {
+    kind != "m.room.create"
+}
+
 /// Redacts an event's tree in place.
 pub fn redact_event(event: &mut Object<'_>, rules: &RedactionRules) -> Result<(), RedactError> {
     let kind =
@@ -156,6 +164,80 @@ mod tests {
                 assert_eq!(String::from_utf8(ours).unwrap(), theirs, "version {version}");
             }
         }
+    }
+
+    /// A piece of an event that survives, and from the first to the last version in which it does.
+    const KEPT: [(&str, &str, u8, u8); 25] = [
+        ("m.room.member", "membership", 3, 12),
+        ("m.room.member", "join_authorised_via_users_server", 9, 12),
+        ("m.room.member", "third_party_invite", 11, 12),
+        ("m.room.create", "creator", 3, 12),
+        ("m.room.create", "room_version", 11, 12),
+        ("m.room.create", "m.federate", 11, 12),
+        ("m.room.create", "extra", 11, 12),
+        ("m.room.join_rules", "join_rule", 3, 12),
+        ("m.room.join_rules", "allow", 8, 12),
+        ("m.room.power_levels", "ban", 3, 12),
+        ("m.room.power_levels", "events", 3, 12),
+        ("m.room.power_levels", "events_default", 3, 12),
+        ("m.room.power_levels", "kick", 3, 12),
+        ("m.room.power_levels", "redact", 3, 12),
+        ("m.room.power_levels", "state_default", 3, 12),
+        ("m.room.power_levels", "users", 3, 12),
+        ("m.room.power_levels", "users_default", 3, 12),
+        ("m.room.power_levels", "invite", 11, 12),
+        ("m.room.history_visibility", "history_visibility", 3, 12),
+        ("m.room.redaction", "redacts", 11, 12),
+        ("m.room.aliases", "aliases", 3, 5),
+        ("", "origin", 3, 10),
+        ("", "membership", 3, 10),
+        ("", "prev_state", 3, 10),
+        ("", "origin_server_ts", 3, 12),
+    ];
+
+    /// The lists of the room versions' pages (§Redactions), field by field; type "" is the top level.
+    #[test]
+    fn what_survives_in_which_version() {
+        for version in 3..=12_u8 {
+            let rules = RoomVersionId::try_from(version.to_string()).unwrap().rules().unwrap();
+            for event in events().iter().filter(|event| event["content"]["body"] == "secret") {
+                let kind = event["type"].as_str().unwrap();
+                let out = redact(event.to_string().as_bytes(), &rules.redaction, None).unwrap();
+                let out: serde_json::Value = serde_json::from_slice(&out).unwrap();
+                let kept = |kind: &str, field: &str| {
+                    let is = |row: &&(&str, &str, u8, u8)| row.0 == kind && row.1 == field;
+                    KEPT.iter().find(is).is_some_and(|row| (row.2..=row.3).contains(&version))
+                };
+                for field in event["content"].as_object().unwrap().keys() {
+                    // All of a create event's content is kept since version 11.
+                    let all = kind == "m.room.create" && version >= 11;
+                    let expected = all || kept(kind, field);
+                    assert_eq!(out["content"].get(field).is_some(), expected, "{version} {kind} {field}");
+                }
+                for field in ["origin", "membership", "prev_state", "origin_server_ts"] {
+                    assert_eq!(out.get(field).is_some(), kept("", field), "{version} {field}");
+                }
+                for field in ["redacts", "unsigned", "else"] {
+                    assert_eq!(out.get(field), None, "{version} {field}");
+                }
+                if kind == "m.room.member"
+                    && let Some(invite) = out["content"].get("third_party_invite")
+                {
+                    assert_eq!(*invite, json!({"signed": {"token": "t"}}), "{version}");
+                }
+            }
+        }
+    }
+
+    /// Synapse 1.2.1: a redacted create event took its room back to version 1.
+    #[test]
+    fn synapse_1_2_1_create_events_are_not_redacted() {
+        assert!(!is_redactable("m.room.create"));
+        assert!(is_redactable("m.room.message") && is_redactable("m.room.member"));
+        // And why: what would be left of one names no version.
+        let create = br#"{"type":"m.room.create","content":{"room_version":"10","creator":"@a:b"}}"#;
+        let left = redact(create, &RedactionRules::V9, None).unwrap();
+        assert_eq!(left, br#"{"content":{"creator":"@a:b"},"type":"m.room.create"}"#);
     }
 
     #[test]

@@ -13,6 +13,8 @@ use serde_json::json;
 
 use super::*;
 
+mod versions;
+
 /// The key of the specification's appendix (§Cryptographic Test Vectors), `ed25519:1`.
 fn key() -> Ed25519KeyPair {
     // As in the specification, whose last character has stray bits that strict decoders refuse.
