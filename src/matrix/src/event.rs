@@ -13,7 +13,7 @@ pub use self::{
     build::{BuildError, Draft, Place, Signed, build, countersign},
     client::{ClientForm, Facts},
     pdu::{ParseError, Pdu},
-    redact::redact,
+    redact::{is_redactable, redact},
 };
 
 /// Greatest size of an event in the federation format, with hashes and signatures, in bytes.

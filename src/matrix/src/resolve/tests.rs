@@ -2,6 +2,7 @@
 
 mod hostile;
 mod many;
+mod measure;
 mod random;
 mod room;
 mod scenarios;

@@ -380,3 +380,24 @@ fn cve_2022_39374_a_rejected_event_authorises_nothing() {
         assert_ne!(met.get("m.room.power_levels", ""), Some(grab), "version {version}");
     }
 }
+
+/// The power levels that only a branch's chain has, and a topic that no conflict touches: whether
+/// they count as disputed depends on who else rests on them, which only the topic's chain shows.
+#[test]
+fn what_unconflicted_state_rests_on_is_not_disputed() {
+    for version in VERSIONS {
+        let mut story = Story::with_levels(version, &json!({BOB: 50})).joined(&[BOB, CHARLIE]);
+        let base = story.base;
+        let first = story.levels(ALICE, &json!({BOB: 50, CHARLIE: 50}), base);
+        let second = story.levels(ALICE, &json!({BOB: 50}), first);
+        let topic = story.topic(CHARLIE, "while I could", first);
+        let name = story.say(BOB, "m.room.name", "", json!({"name": "n"}), second);
+        let [mut left, mut right] = [name, base].map(|end| (*story.state(end)).clone());
+        for state in [&mut left, &mut right] {
+            state.insert(("m.room.topic".to_owned(), String::new()), topic);
+        }
+        let met = story.resolve(&[Arc::new(left), Arc::new(right)]);
+        assert_eq!(met.get("m.room.topic", ""), Some(topic), "version {version}");
+        assert_eq!(met.get("m.room.power_levels", ""), Some(second), "version {version}");
+    }
+}
