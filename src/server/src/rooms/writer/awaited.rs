@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use allod_matrix::{
-    event::{pdu::Pdu, redact::redact},
+    event::{is_redactable, pdu::Pdu, redact},
     power::{Action, Powers},
     relation::relates_to,
 };
@@ -72,7 +72,7 @@ impl Writer {
     /// Whether a redaction that was accepted may take effect on its target: its sender has the power, or is of the same
     /// server as the target's.
     async fn may_redact(&mut self, pdu: &Pdu, before: StateRoot, target: &Pdu) -> Result<bool, Error> {
-        if target.kind == "m.room.create" {
+        if !is_redactable(&target.kind) {
             return Ok(false);
         }
         if pdu.sender.server_name() == target.sender.server_name() {

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use allod_matrix::{
-    event::{build::Draft, pdu::Pdu, redact::redact},
+    event::{
+        build::Draft,
+        pdu::Pdu,
+        redact::{is_redactable, redact},
+    },
     power::{Action, Powers},
 };
 use bytes::Bytes;
@@ -46,7 +50,7 @@ impl Writer {
     /// From room version 3 on the rules let any redaction pass; whether it takes effect is decided here.
     pub(super) fn authorise_redaction(&self, pdu: &Pdu, target: &StoredEvent) -> Result<(), AppendError> {
         let forbidden = |reason: &str| Err(AppendError::Forbidden(reason.to_owned()));
-        if target.record.kind == "m.room.create" {
+        if !is_redactable(&target.record.kind) {
             return forbidden("a room's create event cannot be redacted");
         }
         if target.record.kind == "m.room.server_acl" {
