@@ -6,10 +6,11 @@ use allod_api::{
     app::{App, Base},
     router,
     server::{Bound, Server},
+    tls::{Tls, TlsError},
 };
 use allod_server::{
     clock::Clock,
-    config::{self, Config, ListenAddress, Live, Overrides},
+    config::{self, Config, ListenAddress, Listeners, Live, Overrides},
     database::Database,
     identity::Identity,
     random::Random,
@@ -80,6 +81,7 @@ pub(crate) fn check(config: &Config) -> Result<(), Misconfigured> {
     if let Some(secret) = &config.accounts.registration_secret {
         secret.read().map_err(|error| Misconfigured(format!("accounts.registration_secret: {error}")))?;
     }
+    tls(&config.listeners).map_err(|error| Misconfigured(format!("listeners.certificate: {error}")))?;
     Ok(())
 }
 
@@ -105,9 +107,11 @@ async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -
         let router = router::build(app.clone());
         addresses.push(listen(&server, address, listeners.client_socket_mode(), router)?);
     }
+    let tls = tls(&listeners)?;
+    addresses.extend(listen_for_servers(&server, &app, &listeners, tls.as_ref())?);
     listen(&server, &admin, 0o600, router::build_admin(app))?;
     announce(&name, &addresses)?;
-    signals.wait(|| reload(&source, &live, filter)).await;
+    signals.wait(|| reload(&source, &live, filter, tls.as_ref())).await;
     drain(&server, &tasks, &store, &mut signals).await
 }
 
@@ -142,6 +146,33 @@ fn listen(
     server.listen(address, socket_mode, router).with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The certificate for other servers, if there is one.
+fn tls(listeners: &Listeners) -> Result<Option<Tls>, TlsError> {
+    match (&listeners.certificate, &listeners.certificate_key) {
+        (Some(certificate), Some(key)) => Tls::open(certificate, key).map(Some),
+        (_, _) => Ok(None),
+    }
+}
+
+/// Listens for other servers, unless federation is off.
+fn listen_for_servers(
+    server: &Server,
+    app: &App,
+    listeners: &Listeners,
+    tls: Option<&Tls>,
+) -> anyhow::Result<Vec<Bound>> {
+    let mut addresses = Vec::new();
+    for address in &listeners.federation {
+        let (Some(router), Some(tls)) = (router::build_federation(app.clone()), tls) else {
+            tracing::warn!(%address, "nothing listens there: federation is off");
+            continue;
+        };
+        let bound = server.listen_tls(address, listeners.client_socket_mode(), router, tls.clone());
+        addresses.push(bound.with_context(|| format!("cannot listen on {address}"))?);
+    }
+    Ok(addresses)
+}
+
 /// Says on standard output that requests are answered from now on.
 fn announce(name: &ServerName, addresses: &[Bound]) -> anyhow::Result<()> {
     for address in addresses {
@@ -154,7 +185,11 @@ fn announce(name: &ServerName, addresses: &[Bound]) -> anyhow::Result<()> {
 }
 
 /// Takes over a changed configuration as far as a running server can.
-fn reload(source: &Source<'_>, live: &Live, filter: &FilterHandle) {
+fn reload(source: &Source<'_>, live: &Live, filter: &FilterHandle, tls: Option<&Tls>) {
+    // Renewed under the same name: no option changes with it.
+    if let Some(Err(error)) = tls.map(Tls::reload) {
+        tracing::error!("the certificate stays as it was: {error}");
+    }
     let outcome = source.read().and_then(|config| {
         check(&config)?;
         Ok(live.reload(&config))

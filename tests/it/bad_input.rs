@@ -76,7 +76,7 @@ fn endpoints(person: &Person) -> Vec<Endpoint> {
         };
         parts.iter().enumerate().map(part).collect::<Vec<_>>().join("/")
     };
-    allod_api::router::served()
+    allod_api::router::served_to_clients()
         .into_iter()
         .map(|(method, template)| Endpoint {
             path: filled(&template),

@@ -14,6 +14,7 @@ mod accounts;
 mod bad_input;
 mod crash;
 mod disk_full;
+mod federation;
 mod first_chat;
 mod http;
 mod load;

@@ -27,10 +27,20 @@ pub(crate) struct Running {
 impl Running {
     /// Starts it and waits until it answers.
     pub(crate) fn start(folder: &Path) -> Self {
-        let mut process = Self::spawn(folder);
+        Self::answering(Self::spawn(folder), "localhost")
+    }
+
+    /// Starts the server of a configuration, which has this name, and waits until it answers.
+    pub(crate) fn configured(file: &Path, name: &str) -> Self {
+        let mut command = allod();
+        command.args(["serve", "--config"]).arg(file);
+        Self::answering(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), name)
+    }
+
+    fn answering(mut process: Child, name: &str) -> Self {
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("allod serves localhost at http://");
+        let address = line.trim_end().strip_prefix(&format!("allod serves {name} at http://"));
         let address = address.unwrap_or_else(|| panic!("the server does not start: {line:?}")).to_owned();
         assert!(address.starts_with("127.0.0.1:"), "{address}");
         Self { process, address }

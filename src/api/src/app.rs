@@ -9,6 +9,8 @@ use allod_server::{
     config::{Live, SecretError},
     database::{Database, Error},
     devices::Devices,
+    egress::{EgressError, Names},
+    federation::{Federation, FederationSources},
     filters::Filters,
     housekeeping,
     identity::Identity,
@@ -127,6 +129,8 @@ pub struct Services {
     pub keys: Keys,
     /// Backups of room keys.
     pub key_backup: KeyBackup,
+    /// Other servers; none where federation is off.
+    pub federation: Option<Federation>,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -147,6 +151,9 @@ pub enum OpenError {
     /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Requests to other servers cannot be made as configured.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
 }
 
 impl App {
@@ -170,7 +177,15 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         housekeeping::start(&devices, &base.tasks);
-        let Base { config, clock, random, tasks, .. } = base;
+        let Base { database, config, clock, random, tasks, identity } = base;
+        let federation = Federation::open(FederationSources {
+            database,
+            config: config.clone(),
+            clock: clock.clone(),
+            identity,
+            tasks: tasks.clone(),
+            names: Names::system(),
+        })?;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
@@ -201,6 +216,7 @@ impl App {
             to_device: user_data.to_device,
             keys: user_data.keys,
             key_backup: user_data.key_backup,
+            federation,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

@@ -8,8 +8,14 @@ use std::ops::Deref;
 use allod_server::sessions::AuthenticateError;
 pub use allod_server::sessions::Session;
 use http::{header, request::Parts};
-use ruma::api::auth_scheme::{
-    AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+use ruma::{
+    OwnedServerName, ServerName,
+    api::{
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+        },
+        federation::authentication::ServerSignatures,
+    },
 };
 
 use crate::{
@@ -27,6 +33,8 @@ pub enum Token {
     Optional,
     /// Must be there.
     Required,
+    /// Not looked at: the request must be signed by another server.
+    Signed,
 }
 
 /// What is known about who sent a request.
@@ -34,6 +42,8 @@ pub enum Token {
 pub struct Identity {
     /// The session of the access token, where one was looked for and found.
     pub session: Option<Session>,
+    /// The server that signed the request, where a signature was looked for.
+    pub origin: Option<OwnedServerName>,
     /// The token, unchecked, where the scheme is an application service's.
     pub token: Option<String>,
     /// Where the request comes from.
@@ -211,6 +221,24 @@ impl Caller<AppserviceTokenOptional> for AppserviceToken {
     }
 }
 
+/// The server that signed the request, and that this server talks to.
+#[derive(Clone, Debug)]
+pub struct Origin(pub OwnedServerName);
+
+impl Deref for Origin {
+    type Target = ServerName;
+    fn deref(&self) -> &ServerName {
+        &self.0
+    }
+}
+
+impl Caller<ServerSignatures> for Origin {
+    const TOKEN: Token = Token::Signed;
+    fn admit(identity: Identity) -> Result<Self> {
+        identity.origin.map(Self).ok_or_else(|| Error::unauthorized("The request is not signed"))
+    }
+}
+
 /// Any caller, and where the request comes from.
 impl<Scheme, C: Caller<Scheme>> Caller<Scheme> for (C, Client) {
     const TOKEN: Token = C::TOKEN;
@@ -224,11 +252,11 @@ impl<Scheme, C: Caller<Scheme>> Caller<Scheme> for (C, Client) {
 pub(crate) async fn identify(app: &App, parts: &Parts, client: Client, wanted: Token) -> Result<Identity> {
     let token = token(parts);
     let session = match (wanted, &token) {
-        (Token::Ignored, _) | (Token::Optional, None) => None,
+        (Token::Ignored | Token::Signed, _) | (Token::Optional, None) => None,
         (Token::Required, None) => return Err(Error::missing_token()),
         (Token::Optional | Token::Required, Some(token)) => Some(authenticate(app, token).await?),
     };
-    Ok(Identity { session, token, client })
+    Ok(Identity { session, origin: None, token, client })
 }
 
 async fn authenticate(app: &App, token: &str) -> Result<Session> {

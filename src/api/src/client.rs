@@ -25,6 +25,7 @@ pub mod read_marker;
 pub mod receipt;
 pub mod register;
 pub mod relation;
+mod remote_keys;
 pub mod report;
 pub mod room;
 pub mod room_summary;

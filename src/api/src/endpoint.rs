@@ -28,10 +28,10 @@
 //!    | `AppserviceTokenOptional` | `AppserviceToken` | all; the handler looks at the token |
 //!    | `NoAccessToken`, `NoAuthentication` | `()` | all |
 //!    | `NoAccessToken` | `Option<Session>`, `Option<Guest>` | all; for what a configuration may close |
+//!    | `ServerSignatures` | `Origin` | servers that this one talks to, by their signature |
 //!    | any of these | `(caller, Client)` | as the caller; with address and user agent |
 //!
-//!    `AppserviceToken` (required) and `ServerSignatures` have no caller yet: `Caller` is implemented for them with their
-//!    chapters, in auth.rs.
+//!    `AppserviceToken` (required) has no caller yet: `Caller` is implemented for it with its chapter, in auth.rs.
 //! 4. Turn the service's error into ours in the same file: `impl From<RedactError> for Error` with an exhaustive
 //!    `match`; its arms are the endpoint's errcode table.
 //! 5. Register it in the file's `pub(crate) fn routes(routes: Routes) -> Routes` with `.endpoint(redact_event)`, and the
@@ -64,6 +64,7 @@ use crate::{
     auth::{Caller, Identity, Token, Unspecified, identify},
     body::{self, Size, Upload},
     error::{Error, Result},
+    federation::signature,
     limits::{Class, Patience},
     response::{Response, from_ruma},
 };
@@ -241,6 +242,9 @@ fn erase(run: impl Fn(Call) -> BoxFuture<'static, Result<Response>> + Send + Syn
 impl Call {
     /// Who sent the request; counts it against their limit. (`&mut`: the body may move to another thread, not be shared.)
     async fn identify(&mut self, wanted: Token) -> Result<Identity> {
+        if wanted == Token::Signed {
+            return self.identify_server().await;
+        }
         let client = self.client.clone();
         let identity = match identify(&self.app, &self.parts, client, wanted).await {
             Ok(identity) => identity,
@@ -256,6 +260,36 @@ impl Call {
             self.app.devices.saw(session.user, session.device, Some(self.client.address));
         }
         Ok(identity)
+    }
+
+    /// Which server signed the request. The signature covers the body, so that is read first; it is kept.
+    async fn identify_server(&mut self) -> Result<Identity> {
+        let claim = match signature::read(&self.app, &self.parts) {
+            Ok(claim) => claim,
+            Err(error) => {
+                self.app.limits.count(Class::Ordinary, None, self.client.address)?;
+                return Err(error);
+            }
+        };
+        let body = if self.parts.method == Method::GET || self.parts.method == Method::HEAD {
+            Bytes::new()
+        } else {
+            self.read().await?
+        };
+        body::check_json(&self.parts.method, &body)?;
+        if let Err(error) = signature::verify(&self.app, &claim, &self.parts, &body).await {
+            // Making this server look for keys is not free.
+            self.app.limits.count(Class::Ordinary, None, self.client.address)?;
+            return Err(error);
+        }
+        self.app.limits.count_server(claim.origin())?;
+        self.body = Body::from(body);
+        Ok(Identity {
+            session: None,
+            origin: Some(claim.origin().to_owned()),
+            token: None,
+            client: self.client.clone(),
+        })
     }
 
     /// The body, checked to be a JSON object. A `GET` has none, whatever it brings.

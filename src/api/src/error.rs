@@ -88,6 +88,11 @@ impl Error {
         Self::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, message)
     }
 
+    /// 401 `M_UNAUTHORIZED`: another server's signature is missing or wrong.
+    pub fn unauthorized(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, message)
+    }
+
     /// 404 `M_NOT_FOUND`.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound, message)

@@ -12,6 +12,7 @@ mod connection;
 pub mod endpoint;
 mod envelope;
 pub mod error;
+pub mod federation;
 pub mod limits;
 mod listener;
 pub mod response;
@@ -21,4 +22,5 @@ pub mod server;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod wrapped;

@@ -19,6 +19,7 @@ use allod_server::{
     numbers::UserNumber,
 };
 use http::Method;
+use ruma::{OwnedServerName, ServerName};
 
 use crate::error::{Error, Result};
 
@@ -46,7 +47,8 @@ impl Class {
             Self::Registration
         } else if template.ends_with("/validity") {
             Self::RegistrationToken
-        } else if rate_limited {
+        } else if rate_limited || template.starts_with("/_matrix/key/v2/query") {
+            // Whoever asks a notary makes it ask others.
             Self::Ordinary
         } else {
             Self::Free
@@ -97,6 +99,7 @@ pub struct Limits {
     clock: Clock,
     requests: Buckets<UserNumber>,
     requests_without_account: Buckets<IpAddr>,
+    requests_of_server: Buckets<OwnedServerName>,
     logins: Buckets<IpAddr>,
     failed_logins: Buckets<String>,
     registrations: Buckets<IpAddr>,
@@ -111,6 +114,7 @@ impl Limits {
             clock,
             requests: Buckets::new(),
             requests_without_account: Buckets::new(),
+            requests_of_server: Buckets::new(),
             logins: Buckets::new(),
             failed_logins: Buckets::new(),
             registrations: Buckets::new(),
@@ -140,6 +144,16 @@ impl Limits {
             }
         }
         .map_err(Error::limit_exceeded)
+    }
+
+    /// Counts a request that another server signed: 429 if it is one too many.
+    pub(crate) fn count_server(&self, server: &ServerName) -> Result<()> {
+        let config = self.config.get();
+        if !config.limits.rates {
+            return Ok(());
+        }
+        let (rate, now) = (config.limits.requests_of_server, self.clock.now_ms());
+        self.requests_of_server.take(rate, &server.to_owned(), now).map_err(Error::limit_exceeded)
     }
 
     /// Before a password is checked: 429 if the account has had too many failed logins.

@@ -19,6 +19,7 @@ use crate::{
     endpoint::{Call, Endpoint, Routes},
     envelope::{self, RequestId},
     error::Error,
+    federation,
     response::Response,
 };
 
@@ -66,9 +67,30 @@ pub(crate) fn routes() -> Routes {
     client::discovery::routes(routes)
 }
 
-/// The router of the client listeners.
+/// Every chapter that other servers see.
+pub(crate) fn federation_routes(routes: Routes) -> Routes {
+    let routes = federation::server_keys::routes(routes);
+    let routes = federation::version::routes(routes);
+    let routes = federation::query::routes(routes);
+    let routes = federation::public_rooms::routes(routes);
+    let routes = federation::openid::routes(routes);
+    federation::user::routes(routes)
+}
+
+/// The router of the client listeners: other servers are served there too, unless federation is off.
 pub fn build(app: App) -> Router {
-    build_from(app, routes())
+    let mut all = routes();
+    if app.federation.is_some() {
+        all = federation_routes(all);
+    }
+    build_from(app, all)
+}
+
+/// The router of the listeners for other servers; none where federation is off.
+pub fn build_federation(app: App) -> Option<Router> {
+    app.federation.as_ref()?;
+    let routes = client::discovery::server_routes(Routes::default());
+    Some(build_from(app, federation_routes(routes)))
 }
 
 /// The router of the admin socket. Whoever may open the socket is an administrator.
@@ -76,11 +98,21 @@ pub fn build_admin(app: App) -> Router {
     build_from(app, admin::user::routes(Routes::default()))
 }
 
-/// What the client listeners serve: methods, and paths whose parameters are numbered.
+/// What clients and other servers are served: methods, and paths whose parameters are numbered.
 pub fn served() -> Vec<(Method, String)> {
-    let paths = routes().paths;
-    let endpoints =
-        paths.iter().flat_map(|(path, endpoints)| endpoints.iter().map(move |endpoint| (endpoint, path)));
+    list(&federation_routes(routes()))
+}
+
+/// What clients are served, with federation or without.
+pub fn served_to_clients() -> Vec<(Method, String)> {
+    list(&routes())
+}
+
+fn list(routes: &Routes) -> Vec<(Method, String)> {
+    let endpoints = routes
+        .paths
+        .iter()
+        .flat_map(|(path, endpoints)| endpoints.iter().map(move |endpoint| (endpoint, path)));
     endpoints.map(|(endpoint, path)| (endpoint.method.clone(), path.clone())).collect()
 }
 

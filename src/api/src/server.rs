@@ -11,9 +11,15 @@ use std::{
     time::Duration,
 };
 
-use allod_server::config::{ListenAddress, Live};
+use allod_server::{
+    config::{ListenAddress, Live},
+    tasks::Tasks,
+};
 use axum::Router;
-use tokio::time::{sleep, timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{sleep, timeout},
+};
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -21,6 +27,7 @@ use crate::{
     app::App,
     connection::converse,
     listener::{Listener, Stream},
+    tls::Tls,
 };
 
 /// How long a proxy that we trust may keep a connection open without a request.
@@ -38,11 +45,15 @@ pub struct Server {
 
 /// Where a listener waits: the port may have been chosen by the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bound(ListenAddress);
+pub struct Bound {
+    address: ListenAddress,
+    secure: bool,
+}
 
 impl fmt::Display for Bound {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.address {
+            ListenAddress::Tcp(address) if self.secure => write!(formatter, "https://{address}"),
             ListenAddress::Tcp(address) => write!(formatter, "http://{address}"),
             unix @ ListenAddress::Unix(_) => unix.fmt(formatter),
         }
@@ -52,7 +63,7 @@ impl fmt::Display for Bound {
 impl Bound {
     /// The address.
     pub fn address(&self) -> &ListenAddress {
-        &self.0
+        &self.address
     }
 }
 
@@ -64,9 +75,33 @@ impl Server {
 
     /// Begins to serve `router` at an address. A Unix socket gets this file mode.
     pub fn listen(&self, address: &ListenAddress, socket_mode: u32, router: Router) -> io::Result<Bound> {
+        self.begin(address, socket_mode, router, None)
+    }
+
+    /// The same with TLS.
+    pub fn listen_tls(
+        &self,
+        address: &ListenAddress,
+        socket_mode: u32,
+        router: Router,
+        tls: Tls,
+    ) -> io::Result<Bound> {
+        self.begin(address, socket_mode, router, Some(tls))
+    }
+
+    fn begin(
+        &self,
+        address: &ListenAddress,
+        socket_mode: u32,
+        router: Router,
+        tls: Option<Tls>,
+    ) -> io::Result<Bound> {
         let listener = Listener::bind(address, socket_mode)?;
-        let bound = Bound(listener.local_address().map_or_else(|| address.clone(), ListenAddress::Tcp));
-        self.app.tasks.spawn("listener", self.clone().accept(listener, router));
+        let bound = Bound {
+            address: listener.local_address().map_or_else(|| address.clone(), ListenAddress::Tcp),
+            secure: tls.is_some(),
+        };
+        self.app.tasks.spawn("listener", self.clone().accept(listener, router, tls));
         Ok(bound)
     }
 
@@ -76,7 +111,7 @@ impl Server {
         timeout(limit, self.connections.wait()).await.is_ok()
     }
 
-    async fn accept(self, listener: Listener, router: Router) {
+    async fn accept(self, listener: Listener, router: Router, tls: Option<Tls>) {
         let tasks = &self.app.tasks;
         loop {
             let accepted = tokio::select! {
@@ -94,15 +129,41 @@ impl Server {
             let terms = Terms::of(&self.app.config, peer);
             // Dropped: too many from this address.
             let Some(place) = self.open.enter(peer, terms.connections_max) else { continue };
-            let (router, spawner) = (router.clone(), tasks.clone());
+            let (router, spawner, tls) = (router.clone(), tasks.clone(), tls.clone());
             let connection = async move {
                 match stream {
-                    Stream::Tcp(stream) => converse(stream, peer, router, spawner, terms.idle).await,
-                    Stream::Unix(stream) => converse(stream, peer, router, spawner, terms.idle).await,
+                    Stream::Tcp(stream) => begin_talk(stream, tls, peer, router, spawner, terms.idle).await,
+                    Stream::Unix(stream) => begin_talk(stream, tls, peer, router, spawner, terms.idle).await,
                 }
                 drop(place);
             };
             tasks.spawn("connection", self.connections.track_future(connection));
+        }
+    }
+}
+
+/// Serves one connection, within TLS if that is spoken.
+async fn begin_talk<S>(
+    stream: S,
+    tls: Option<Tls>,
+    peer: Peer,
+    router: Router,
+    spawner: Tasks,
+    idle: Duration,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match tls {
+        None => converse(stream, peer, router, spawner, idle).await,
+        Some(tls) => {
+            let stopping = spawner.stopping().clone();
+            let begun = tokio::select! {
+                begun = tls.accept(stream, idle) => begun,
+                () = stopping.cancelled() => None,
+            };
+            if let Some(stream) = begun {
+                converse(stream, peer, router, spawner, idle).await;
+            }
         }
     }
 }
@@ -197,7 +258,7 @@ mod tests {
         let router = Router::new().route("/", get(|| async { "hello" })).route("/slow", slow);
         let server = Server::new(app);
         let bound = server.listen(&"127.0.0.1:0".parse().unwrap(), 0, router).unwrap();
-        let ListenAddress::Tcp(address) = bound.0 else { panic!("not TCP") };
+        let ListenAddress::Tcp(address) = bound.address else { panic!("not TCP") };
         (address, server)
     }
 

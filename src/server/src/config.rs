@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod accounts;
+mod egress;
 mod ephemeral;
 mod example;
 mod federation;
@@ -24,6 +25,7 @@ mod value;
 
 pub use self::{
     accounts::{Accounts, Registration},
+    egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
     federation::{Federation, FederationMode},
@@ -76,6 +78,7 @@ sections! {
     accounts: Accounts,
     rooms: Rooms,
     federation: Federation,
+    egress: Egress,
     ephemeral: Ephemeral,
     limits: Limits,
     logging: Logging,

@@ -166,6 +166,11 @@ impl Keys {
         Ok(self.database.get::<DeviceListHead>(&user).await?.map(|row| row.position))
     }
 
+    /// A number that grows with each change of a user's devices or keys; 0 if there was none.
+    pub async fn device_list_version(&self, user: UserNumber) -> Result<u64, Error> {
+        Ok(self.last_change(user).await?.map_or(0, Position::get))
+    }
+
     /// Whether changes after `since` may have been forgotten: the oldest that is remembered is younger.
     async fn forgot_changes(&self, since: Position) -> Result<bool, Error> {
         let oldest = self.database.scan(&Range::<DeviceListChange>::whole().limit(1)).await?;

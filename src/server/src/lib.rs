@@ -10,6 +10,8 @@ pub mod clock;
 pub mod config;
 pub mod database;
 pub mod devices;
+pub mod egress;
+pub mod federation;
 pub mod filters;
 pub mod housekeeping;
 pub mod identity;

@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::database::Corrupt;
 
 pub mod accounts;
+pub mod federation;
 pub mod inbox;
 pub mod keys;
 pub mod meta;
@@ -302,6 +303,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         user_data::TABLES,
         keys::TABLES,
         inbox::TABLES,
+        federation::TABLES,
     ]
     .into_iter()
     .flatten()

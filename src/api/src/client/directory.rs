@@ -3,10 +3,13 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#room-aliases>,
 //! <https://spec.matrix.org/v1.19/client-server-api/#published-room-directory>
 
-use allod_server::rooms::{alias::AliasError, directory::DirectoryQuery};
+use allod_server::{
+    federation::Federation,
+    rooms::{alias::AliasError, directory::DirectoryQuery},
+};
 use http::StatusCode;
 use ruma::{
-    RoomAliasId, UInt,
+    RoomAliasId, ServerName, UInt,
     api::{
         client::{
             alias::{create_alias::v3 as create, delete_alias::v3 as delete, get_alias::v3 as get},
@@ -17,6 +20,7 @@ use ruma::{
             room::{Visibility, aliases::v3 as aliases},
         },
         error::ErrorKind,
+        federation::directory::get_public_rooms_filtered::v1 as remote,
     },
     directory::{Filter, PublicRoomsChunk},
 };
@@ -46,6 +50,11 @@ const PAGE_ROOMS: usize = 100;
 
 /// `GET /_matrix/client/v3/directory/room/{roomAlias}`
 async fn get_alias(app: App, (): (), request: get::Request) -> Result<get::Response> {
+    let ours = request.room_alias.server_name() == app.users.server_name();
+    if let (false, Some(federation)) = (ours, &app.federation) {
+        let found = federation.client.resolve_alias(&request.room_alias).await?;
+        return Ok(get::Response::new(found.room_id, found.servers));
+    }
     let number = app.rooms.resolve_alias(request.room_alias.as_str()).await?;
     let number = number.ok_or(AliasError::NotFound)?;
     let room_id = app.rooms.get(number).await?.room_id.clone();
@@ -105,7 +114,17 @@ async fn get_public_rooms(
     if session.is_none() && !app.config.get().rooms.directory_without_account {
         return Err(Error::missing_token());
     }
-    check_local(&app, request.server.as_deref())?;
+    if let Some((federation, server)) = elsewhere(&app, request.server.as_deref())? {
+        let mut question = remote::Request::new();
+        question.limit = request.limit;
+        question.since = request.since;
+        let page = federation.client.public_rooms(server, question).await?;
+        let mut response = public_rooms::Response::new(page.chunk);
+        response.next_batch = page.next_batch;
+        response.prev_batch = page.prev_batch;
+        response.total_room_count_estimate = page.total_room_count_estimate;
+        return Ok(response);
+    }
     let page = page(&app, request.limit, request.since.as_deref(), &Filter::new()).await?;
     let mut response = public_rooms::Response::new(page.chunk);
     response.next_batch = page.next_batch;
@@ -120,7 +139,20 @@ async fn get_public_rooms_filtered(
     _: Session,
     request: filtered::Request,
 ) -> Result<filtered::Response> {
-    check_local(&app, request.server.as_deref())?;
+    if let Some((federation, server)) = elsewhere(&app, request.server.as_deref())? {
+        let mut question = remote::Request::new();
+        question.limit = request.limit;
+        question.since = request.since;
+        question.filter = request.filter;
+        question.room_network = request.room_network;
+        let page = federation.client.public_rooms(server, question).await?;
+        let mut response = filtered::Response::new();
+        response.chunk = page.chunk;
+        response.next_batch = page.next_batch;
+        response.prev_batch = page.prev_batch;
+        response.total_room_count_estimate = page.total_room_count_estimate;
+        return Ok(response);
+    }
     let page = page(&app, request.limit, request.since.as_deref(), &request.filter).await?;
     let mut response = filtered::Response::new();
     response.chunk = page.chunk;
@@ -130,14 +162,21 @@ async fn get_public_rooms_filtered(
     Ok(response)
 }
 
-struct Page {
-    chunk: Vec<PublicRoomsChunk>,
-    next_batch: Option<String>,
-    prev_batch: Option<String>,
-    total: Option<UInt>,
+/// A page of the directory.
+pub(crate) struct Page {
+    pub(crate) chunk: Vec<PublicRoomsChunk>,
+    pub(crate) next_batch: Option<String>,
+    pub(crate) prev_batch: Option<String>,
+    pub(crate) total: Option<UInt>,
 }
 
-async fn page(app: &App, limit: Option<UInt>, since: Option<&str>, filter: &Filter) -> Result<Page> {
+/// A page of this server's directory.
+pub(crate) async fn page(
+    app: &App,
+    limit: Option<UInt>,
+    since: Option<&str>,
+    filter: &Filter,
+) -> Result<Page> {
     let bad = |_| Error::invalid_param("since is not a token of this server");
     let offset: usize = since.map(str::parse).transpose().map_err(bad)?.unwrap_or(0);
     let limit = limit.map_or(PAGE_ROOMS, |limit| usize::try_from(u64::from(limit)).unwrap_or(PAGE_ROOMS));
@@ -157,13 +196,17 @@ async fn page(app: &App, limit: Option<UInt>, since: Option<&str>, filter: &Filt
     })
 }
 
-/// Directories of other servers are asked over federation.
-fn check_local(app: &App, server: Option<&ruma::ServerName>) -> Result<()> {
+/// Whom to ask for a directory that is not this server's.
+fn elsewhere<'a>(
+    app: &'a App,
+    server: Option<&'a ServerName>,
+) -> Result<Option<(&'a Federation, &'a ServerName)>> {
     match server {
-        Some(server) if server != app.users.server_name() => {
-            Err(Error::not_found("This server does not ask other servers for their room directory"))
-        }
-        _ => Ok(()),
+        Some(server) if server != app.users.server_name() => match &app.federation {
+            Some(federation) => Ok(Some((federation, server))),
+            None => Err(Error::not_found("This server talks to no other")),
+        },
+        _ => Ok(None),
     }
 }
 

@@ -19,11 +19,12 @@ use crate::{
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(discover_homeserver).endpoint(discover_support).route(
-        &Method::GET,
-        "/.well-known/matrix/server",
-        discover_server,
-    )
+    server_routes(routes.endpoint(discover_homeserver).endpoint(discover_support))
+}
+
+/// What other servers look for.
+pub(crate) fn server_routes(routes: Routes) -> Routes {
+    routes.route(&Method::GET, "/.well-known/matrix/server", discover_server)
 }
 
 /// `GET /.well-known/matrix/client`

@@ -6,27 +6,28 @@ use std::{collections::BTreeMap, time::Duration};
 
 use allod_server::{
     keys::{
-        Claims, Confirmation, Counts, CrossSigningUpload, KeyError, Owner, SignatureFailure, SignedObjects,
-        Upload,
+        Claimed, Claims, Confirmation, Counts, CrossSigningUpload, KeyError, Owner, SignatureFailure,
+        SignedObjects, Upload,
     },
     uiaa::Operation,
 };
 use http::StatusCode;
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedUserId, UInt,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedUserId, UInt,
     api::client::keys::{
         claim_keys::v3 as claim, get_key_changes::v3 as changes, get_keys::v3 as query,
         upload_keys::v3 as upload, upload_signatures::v3 as upload_signatures,
         upload_signing_keys::v3 as upload_signing_keys,
     },
+    api::federation::keys::claim_keys::v1::OneTimeKeys,
     serde::Raw,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     app::App,
     auth::{Guest, Session},
-    client::uiaa::allow,
+    client::{remote_keys, uiaa::allow},
     endpoint::Routes,
     error::{Error, Result},
 };
@@ -79,7 +80,6 @@ pub(crate) fn one_time_key_counts(left: &Counts) -> BTreeMap<OneTimeKeyAlgorithm
 /// `POST /_matrix/client/v3/keys/query`
 async fn get_keys(app: App, caller: Guest, request: query::Request) -> Result<query::Response> {
     let mut response = query::Response::new();
-    response.failures = remote_failures(&app, request.device_keys.keys());
     let queried = app.keys.query(Some(caller.user), &request.device_keys).await?;
     response.device_keys = queried
         .device_keys
@@ -94,45 +94,44 @@ async fn get_keys(app: App, caller: Guest, request: query::Request) -> Result<qu
         queried.self_signing_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))).collect();
     response.user_signing_keys =
         queried.user_signing_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))).collect();
+    remote_keys::query(&app, &mut response, request.device_keys, request.timeout).await;
     Ok(response)
 }
 
 /// `POST /_matrix/client/v3/keys/claim`
 async fn claim_keys(app: App, _: Guest, request: claim::Request) -> Result<claim::Response> {
-    let failures = remote_failures(&app, request.one_time_keys.keys());
-    let wanted: Claims = request
-        .one_time_keys
-        .into_iter()
-        .map(|(user_id, devices)| {
-            let devices =
-                devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string()));
-            (user_id, devices.collect())
-        })
-        .collect();
-    let mut keys = BTreeMap::new();
-    for (user_id, devices) in app.keys.claim(&wanted).await? {
-        let of_user: &mut BTreeMap<_, _> = keys.entry(user_id).or_default();
+    let found = app.keys.claim(&claims(request.one_time_keys.clone())).await?;
+    let mut response = claim::Response::new(claimed(found));
+    remote_keys::claim(&app, &mut response, request.one_time_keys).await;
+    Ok(response)
+}
+
+/// The algorithms that are wanted, as the service takes them.
+pub(crate) fn claims(wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>) -> Claims {
+    let of_user = |devices: BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>| {
+        devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect()
+    };
+    wanted.into_iter().map(|(user_id, devices)| (user_id, of_user(devices))).collect()
+}
+
+/// The keys that were handed out, as ruma writes them.
+pub(crate) fn claimed(found: Claimed) -> OneTimeKeys {
+    let mut keys = OneTimeKeys::new();
+    for (user_id, devices) in found {
+        let of_user = keys.entry(user_id).or_default();
         for (device_id, claimed) in devices {
             let claimed =
                 claimed.into_iter().filter_map(|(id, key)| Some((id.try_into().ok()?, Raw::from_json(key))));
             of_user.insert(device_id, claimed.collect());
         }
     }
-    let mut response = claim::Response::new(keys);
-    response.failures = failures;
-    Ok(response)
+    keys
 }
 
 /// `GET /_matrix/client/v3/keys/changes`
 async fn get_key_changes(app: App, caller: Session, request: changes::Request) -> Result<changes::Response> {
     let changed = app.sync.key_changes(caller.user, &request.from, &request.to).await?;
     Ok(changes::Response::new(changed, Vec::new()))
-}
-
-/// Servers that were not asked, because federation does not carry keys yet.
-fn remote_failures<'a>(app: &App, users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, Value> {
-    let remote = users.filter(|user_id| !app.users.is_local(user_id));
-    remote.map(|user_id| (user_id.server_name().to_string(), json!({}))).collect()
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

@@ -31,6 +31,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 async fn profile_of(app: &App, user_id: &UserId) -> Result<Map<String, Value>> {
+    if let (false, Some(federation)) = (app.users.is_local(user_id), &app.federation) {
+        return Ok(federation.client.profile(user_id).await?.into_iter().collect());
+    }
     app.profiles.get(user_id).await?.ok_or_else(|| Error::not_found("There is no such user"))
 }
 

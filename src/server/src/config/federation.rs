@@ -1,12 +1,14 @@
 //! The `[federation]` section.
 
+use std::path::PathBuf;
+
 use ruma::OwnedServerName;
 use serde::{Deserialize, Serialize};
 
 use super::option::section;
 
 section! {
-    /// Which other servers this one talks to. Not served yet: what is said here is checked, and kept for later.
+    /// Which other servers this one talks to.
     Federation = "federation" {
         /// "off": none, and no request leaves for one. "allow": those listed in `allow`, exactly.
         /// "open": all but those listed in `deny`.
@@ -15,6 +17,13 @@ section! {
         allow: Vec<OwnedServerName> = Vec::new() => "[\"partner.example\"]", Reloaded;
         /// The servers that mode "open" leaves out.
         deny: Vec<OwnedServerName> = Vec::new() => "[\"unwanted.example\"]", Reloaded;
+        /// Whether other servers are told the names that users give their devices.
+        device_names: bool = false, Reloaded;
+        /// Files with certificates of authorities that are believed besides the system's, for networks with their own.
+        certificate_authorities: Vec<PathBuf> = Vec::new() => "[\"/etc/allod/authority.pem\"]";
+        /// Servers that are asked for the signing keys of others which cannot be asked themselves, or may not be.
+        /// They learn which keys are wanted.
+        notaries: Vec<OwnedServerName> = Vec::new() => "[\"partner.example\"]", Reloaded;
     }
     check |federation| match federation.mode {
         FederationMode::Allow if federation.allow.is_empty() => vec![(

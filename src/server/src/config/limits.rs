@@ -24,6 +24,8 @@ section! {
         requests: Rate = Rate::new(20, Period::Second, 100), Reloaded;
         /// The same from one address without an account.
         requests_without_account: Rate = Rate::new(20, Period::Second, 100), Reloaded;
+        /// Requests of one other server.
+        requests_of_server: Rate = Rate::new(50, Period::Second, 500), Reloaded;
         /// Logins from one address.
         logins: Rate = Rate::new(12, Period::Minute, 10), Reloaded;
         /// Wrong passwords for one account.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     option::section,
+    secret::SecretFile,
     value::{ListenAddress, Network},
 };
 
@@ -13,6 +14,13 @@ section! {
         /// Addresses for clients: TCP, or a Unix socket as "unix:/run/allod/client.sock". Plain
         /// HTTP: put a proxy that speaks TLS before it.
         client: Vec<ListenAddress> = vec![ListenAddress::Tcp(([127, 0, 0, 1], 8008).into())];
+        /// Addresses for other servers, with TLS; 8448 is the port where they look first. The clients' addresses serve
+        /// other servers too, for a proxy before them.
+        federation: Vec<ListenAddress> = Vec::new() => "[\"0.0.0.0:8448\"]";
+        /// The certificate for `federation`, and the authorities between it and the root, in PEM.
+        certificate: Option<PathBuf> = None => "/etc/allod/certificate.pem";
+        /// The certificate's private key, in PEM.
+        certificate_key: Option<SecretFile> = None => "/etc/allod/certificate.key";
         /// Who may open the clients' Unix sockets: the file mode, in octal.
         client_socket_mode: String = "0660".to_owned();
         /// The Unix socket for administration, which `allod user` and its like talk to. Whoever may
@@ -23,10 +31,17 @@ section! {
         trusted_proxies: Vec<Network> = Vec::new() => "[\"127.0.0.1\", \"::1\"]";
     }
     check |listeners| {
-        match u32::from_str_radix(&listeners.client_socket_mode, 8) {
-            Ok(0..=0o777) => Vec::new(),
-            _ => vec![("client_socket_mode", format!("{:?} is not a file mode", listeners.client_socket_mode))],
+        let mut problems = Vec::new();
+        if !matches!(u32::from_str_radix(&listeners.client_socket_mode, 8), Ok(0..=0o777)) {
+            let mode = &listeners.client_socket_mode;
+            problems.push(("client_socket_mode", format!("{mode:?} is not a file mode")));
         }
+        if !listeners.federation.is_empty()
+            && (listeners.certificate.is_none() || listeners.certificate_key.is_none())
+        {
+            problems.push(("federation", "needs listeners.certificate and listeners.certificate_key".to_owned()));
+        }
+        problems
     };
 }
 

@@ -1,0 +1,84 @@
+//! Keys of users of other servers, added to an answer about those of this one.
+//!
+//! A server speaks for its own users only: what it says of others is left out. One that does not answer in time is named
+//! in `failures`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use allod_server::federation::client::ClientError;
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
+    api::client::keys::{claim_keys::v3 as claim, get_keys::v3 as query},
+};
+use serde_json::{Value, json};
+
+use crate::app::App;
+
+/// How long other servers are waited for if the client does not say.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Adds the device and cross-signing keys of other servers' users.
+pub(super) async fn query(
+    app: &App,
+    response: &mut query::Response,
+    wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+    patience: Option<Duration>,
+) {
+    let wanted = of_others(app, wanted);
+    let Some(federation) = &app.federation else {
+        response.failures = unasked(wanted.keys());
+        return;
+    };
+    for (server, answer) in federation.client.query_keys(wanted, patience.unwrap_or(PATIENCE)).await {
+        match answer {
+            Ok(answer) => {
+                response.device_keys.extend(of_server(&server, answer.device_keys));
+                response.master_keys.extend(of_server(&server, answer.master_keys));
+                response.self_signing_keys.extend(of_server(&server, answer.self_signing_keys));
+            }
+            Err(error) => drop(response.failures.insert(server.to_string(), failure(&error))),
+        }
+    }
+}
+
+/// Adds one-time keys of other servers' devices.
+pub(super) async fn claim(
+    app: &App,
+    response: &mut claim::Response,
+    wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
+) {
+    let wanted = of_others(app, wanted);
+    let Some(federation) = &app.federation else {
+        response.failures = unasked(wanted.keys());
+        return;
+    };
+    for (server, answer) in federation.client.claim_keys(wanted, PATIENCE).await {
+        match answer {
+            Ok(answer) => response.one_time_keys.extend(of_server(&server, answer.one_time_keys)),
+            Err(error) => drop(response.failures.insert(server.to_string(), failure(&error))),
+        }
+    }
+}
+
+fn of_others<T>(app: &App, mut wanted: BTreeMap<OwnedUserId, T>) -> BTreeMap<OwnedUserId, T> {
+    wanted.retain(|user_id, _| !app.users.is_local(user_id));
+    wanted
+}
+
+fn of_server<T>(
+    server: &OwnedServerName,
+    answer: BTreeMap<OwnedUserId, T>,
+) -> impl Iterator<Item = (OwnedUserId, T)> {
+    answer.into_iter().filter(move |(user_id, _)| user_id.server_name() == &**server)
+}
+
+/// Servers that are not asked, because this one talks to no other.
+fn unasked<'a>(users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, Value> {
+    users.map(|user_id| (user_id.server_name().to_string(), json!({}))).collect()
+}
+
+/// What a client reads of a failure.
+fn failure(error: &ClientError) -> Value {
+    let status = if error.is_unreachable() { 503 } else { 403 };
+    json!({ "status": status, "message": "The server did not answer" })
+}

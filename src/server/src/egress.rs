@@ -1,0 +1,157 @@
+//! The gate: every request that this server sends to another machine goes through here.
+//!
+//! It resolves names itself and connects only to the addresses that it checked, so that a name cannot lead elsewhere
+//! between check and connection; it refuses addresses that are not public unless the configuration allows them; it
+//! bounds time and size; it keeps a register of whom was spoken to and what for. What the configuration switches off
+//! cannot be built: no client, no look-up.
+
+mod address;
+mod names;
+mod outbound;
+mod register;
+mod trust;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+pub use self::{
+    address::is_allowed,
+    names::{NameError, Names, Service},
+    outbound::{Answer, Bounds, Destination, Outbound, Prepared},
+    register::{Contact, Purpose, Register},
+    trust::TrustError,
+};
+use crate::{
+    clock::Clock,
+    config::{FederationMode, Live},
+};
+
+/// Why nothing was sent, or no whole answer came.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The configuration has switched this off.
+    #[error("{0} is switched off in the configuration")]
+    Off(&'static str),
+    /// The name leads only to addresses that requests may not go to.
+    #[error("{0} is at no public address, nor at one of egress.allowed_networks")]
+    Address(String),
+    /// The name was not resolved.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// What was to be sent is no request.
+    #[error("no request can be made of this: {0}")]
+    Malformed(String),
+    /// No connection, no valid certificate, or it broke off.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It took too long.
+    #[error("it took too long")]
+    TimedOut,
+    /// The answer is larger than it may be.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+    /// The certificates to trust cannot be read.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+}
+
+/// Addresses that requests may go to. Only the gate makes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked(Arc<[SocketAddr]>);
+
+impl Checked {
+    /// The addresses, in the order in which to try them.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.0
+    }
+
+    /// These and then those.
+    #[must_use]
+    pub fn followed_by(&self, others: &Self) -> Self {
+        Self(self.0.iter().chain(others.0.iter()).copied().collect())
+    }
+}
+
+/// The gate. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    config: Live,
+    clock: Clock,
+    names: Names,
+    register: Register,
+}
+
+impl Egress {
+    /// A gate that has let nothing through yet.
+    pub fn new(config: Live, clock: Clock, names: Names) -> Self {
+        Self { config, clock, names, register: Register::default() }
+    }
+
+    /// Who was spoken to.
+    pub fn register(&self) -> &Register {
+        &self.register
+    }
+
+    /// Where a host is: a name, or a literal address with brackets around IPv6.
+    pub async fn addresses(&self, purpose: Purpose, host: &str, port: u16) -> Result<Checked, EgressError> {
+        self.permit(purpose)?;
+        let found = match literal(host) {
+            Some(address) => vec![address],
+            None => self.names.addresses(host).await?,
+        };
+        let config = self.config.get();
+        let allowed = &config.egress.allowed_networks;
+        let checked: Arc<[SocketAddr]> = found
+            .into_iter()
+            .filter(|address| is_allowed(*address, allowed))
+            .map(|address| SocketAddr::new(address, port))
+            .collect();
+        if checked.is_empty() {
+            self.refused(purpose, host);
+            return Err(EgressError::Address(host.to_owned()));
+        }
+        Ok(Checked(checked))
+    }
+
+    /// Where SRV records say that a service is; empty if there are none.
+    pub async fn services(&self, purpose: Purpose, name: &str) -> Result<Vec<Service>, EgressError> {
+        self.permit(purpose)?;
+        Ok(self.names.services(name).await?)
+    }
+
+    /// A client with a pool of connections of its own.
+    pub fn outbound(&self, purpose: Purpose) -> Result<Outbound, EgressError> {
+        self.permit(purpose)?;
+        let trust = trust::load(&self.config.get().federation.certificate_authorities)?;
+        Outbound::new(self.clone(), purpose, trust, true)
+    }
+
+    /// Counts what was refused before anything was sent.
+    pub fn refused(&self, purpose: Purpose, host: &str) {
+        self.note(purpose, host, |contact| contact.refused = contact.refused.saturating_add(1));
+    }
+
+    fn note(&self, purpose: Purpose, host: &str, change: impl FnOnce(&mut Contact)) {
+        self.register.note(purpose, host, self.clock.now_ms(), change);
+    }
+
+    fn permit(&self, purpose: Purpose) -> Result<(), EgressError> {
+        match purpose {
+            Purpose::Federation if self.config.get().federation.mode == FederationMode::Off => {
+                Err(EgressError::Off("federation"))
+            }
+            Purpose::Federation => Ok(()),
+        }
+    }
+}
+
+/// A literal address, as it stands in a server name or a URL.
+fn literal(host: &str) -> Option<IpAddr> {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests;
