@@ -167,7 +167,11 @@ impl RoomTask {
             Ok(writer) => writer,
             Err(error) => return self.answer(job, Err(error.into())),
         };
-        match writer.prepare((*job.append).clone()).await {
+        let prepared = writer.prepare((*job.append).clone()).await;
+        if writer.is_spoiled() {
+            self.writer = None;
+        }
+        match prepared {
             Ok(Outcome::Unchanged(appended)) => self.answer(job, Ok(appended)),
             Ok(Outcome::New(appended, prepared)) => {
                 if let Some((device, hash, _)) = &job.append.transaction {

@@ -8,6 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use allod_matrix::{
     event::{
+        PREV_EVENTS_MAX,
         build::{BuildError, Draft, build},
         pdu::Pdu,
     },
@@ -149,6 +150,8 @@ pub(crate) struct Writer {
     ahead: ahead::Ahead,
     /// Whether the room begins with this writer.
     founds: bool,
+    /// Whether it was changed for something that came to nothing.
+    spoiled: bool,
     graph: AuthGraph,
     /// States that were resolved already: the sorted roots, and what came of them.
     resolved: HashMap<Vec<StateRoot>, StateRoot>,
@@ -169,6 +172,7 @@ impl Writer {
             relations: relation::Ahead::default(),
             ahead: ahead::Ahead::default(),
             founds: true,
+            spoiled: false,
             graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
             resolved: HashMap::new(),
         }
@@ -181,13 +185,23 @@ impl Writer {
         let head = core.database.get::<RoomHead>(&room.number).await?.ok_or(missing)?.value;
         let mut tips = Vec::with_capacity(head.extremities.len());
         for event in core.events.load_many(room.number, &head.extremities).await? {
-            tips.push(extremities::Tip::of(&event)?);
+            let ours = core.identity.is_ours(&event.pdu(&room)?.sender);
+            tips.push(extremities::Tip::of(&event, ours)?);
         }
         Ok(Self { version, head, tips, founds: false, ..Self::new(core, room) })
     }
 
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
     pub(crate) async fn prepare(&mut self, append: Append) -> Result<Outcome, AppendError> {
+        let write = self.new_write();
+        if self.tips.len() > PREV_EVENTS_MAX {
+            return self.prepare_on_some(append, write).await;
+        }
+        self.prepare_on_all(append, write).await
+    }
+
+    /// The same where the event can cite all extremities.
+    async fn prepare_on_all(&mut self, append: Append, mut write: Write) -> Result<Outcome, AppendError> {
         let Append { draft, sender, transaction, extra } = append;
         if self.tips.is_empty() && !self.founds {
             // It is known from an invitation, or just being joined, and has no state yet that would forbid anything.
@@ -208,7 +222,6 @@ impl Writer {
         let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
-        let mut write = self.new_write();
         let own_checks = 1_usize.saturating_add(usize::from(transaction.is_some()));
         if let Some((device, hash, _)) = &transaction {
             let at_ms = self.core.clock.now_ms();
@@ -245,6 +258,11 @@ impl Writer {
         let appended = Appended { event_id: pdu.event_id.clone(), number };
         let prepared = Prepared { write, own_checks, events: vec![event], changed };
         Ok(Outcome::New(appended, Box::new(prepared)))
+    }
+
+    /// Whether it must be thrown away.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.spoiled
     }
 
     /// Lets go of what is only needed while something is in flight.
@@ -294,6 +312,7 @@ impl Writer {
             event_id: pdu.event_id.clone(),
             depth: record.depth,
             root: record.state_after,
+            ours: true,
         }];
         self.put_timeline(number, write);
         self.put_history(number, &record, write);
@@ -335,11 +354,15 @@ impl Writer {
         write.put::<EventTime>(&(room, record.origin_server_ts, record.depth, number), &());
     }
 
+    fn put_head_row(&self, write: &mut Write) {
+        write.put::<RoomHead>(&self.room.number, &Stamped::pending(self.head.clone()));
+    }
+
     /// Ends a batch: the head as it is behind it.
     fn put_head(&mut self, write: &mut Write) {
         let room = self.room.number;
         self.version = self.version.saturating_add(1);
-        write.put::<RoomHead>(&room, &Stamped::pending(self.head.clone()));
+        self.put_head_row(write);
         write.put::<HeadVersion>(&room, &self.version);
     }
 }

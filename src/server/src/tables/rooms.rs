@@ -144,7 +144,7 @@ pub struct EventRecord {
     pub state_before: StateRoot,
     /// Root of the state after it.
     pub state_after: StateRoot,
-    /// The events that it follows.
+    /// The events that it follows, as far as they were here with their state when it came.
     pub prev_events: Vec<EventNumber>,
     /// The events that allow it.
     pub auth_events: Vec<EventNumber>,

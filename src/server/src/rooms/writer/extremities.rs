@@ -5,14 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use allod_matrix::event::PREV_EVENTS_MAX;
 use ruma::OwnedEventId;
 
-use super::Writer;
+use super::{Append, AppendError, Outcome, Writer};
 use crate::{
-    database::Error,
+    database::{Error, Write},
     numbers::EventNumber,
     rooms::event::StoredEvent,
     tables::rooms::{EventStatus, StateRoot},
 };
 
+/// Most extremities. Each has a part in the current state; an event of ours joins as many as it can cite.
+const TIPS_MAX: usize = 100;
 /// Most refused or soft-failed events that are followed back to what they were built on.
 const HIDDEN_FOLLOWED_MAX: usize = 1_000;
 
@@ -24,15 +26,18 @@ pub(super) struct Tip {
     pub(super) depth: u64,
     /// The state after it.
     pub(super) root: StateRoot,
+    /// Whether a user of this server sent it.
+    pub(super) ours: bool,
 }
 
 impl Tip {
-    pub(super) fn of(event: &StoredEvent) -> Result<Self, Error> {
+    pub(super) fn of(event: &StoredEvent, ours: bool) -> Result<Self, Error> {
         Ok(Self {
             number: event.number,
             event_id: event.id()?,
             depth: event.record.depth,
             root: event.record.state_after,
+            ours,
         })
     }
 }
@@ -61,17 +66,42 @@ impl Writer {
 
     /// The extremities once an event is accepted that comes after `covered`.
     ///
-    /// There are never more than an event can cite: of more, those deepest in the graph stay. Whatever follows one that
-    /// was left out brings it back.
+    /// Of more than [`TIPS_MAX`], those deepest in the graph stay. Whatever follows one that was left out brings it back.
     pub(super) fn tips_with(&self, tip: Tip, covered: &BTreeSet<EventNumber>) -> Vec<Tip> {
         let kept = self.tips.iter().filter(|known| !covered.contains(&known.number));
         let mut tips: Vec<Tip> = kept.cloned().chain([tip]).collect();
-        if tips.len() > PREV_EVENTS_MAX {
+        if tips.len() > TIPS_MAX {
             tips.sort_by_key(|tip| std::cmp::Reverse((tip.depth, tip.number)));
-            tips.truncate(PREV_EVENTS_MAX);
+            tips.truncate(TIPS_MAX);
         }
         tips.sort_by_key(|tip| tip.number);
         tips
+    }
+
+    /// Builds a local event on as many extremities as an event can cite: those of this server, of which the sender may
+    /// depend, and then the deepest. The state before it is theirs; the others go on beside it.
+    pub(super) async fn prepare_on_some(
+        &mut self,
+        append: Append,
+        mut write: Write,
+    ) -> Result<Outcome, AppendError> {
+        self.spoiled = true;
+        let mut cited = self.tips.clone();
+        cited.sort_by_key(|tip| std::cmp::Reverse((tip.ours, tip.depth, tip.number)));
+        let others = cited.split_off(PREV_EVENTS_MAX.min(cited.len()));
+        let root = self.resolved(cited.iter().map(|tip| tip.root), &mut write).await?;
+        self.apply_root(root, &mut write).await?;
+        self.set_tips(cited);
+        let mut outcome = self.prepare_on_all(append, write).await?;
+        if let Outcome::New(_, prepared) = &mut outcome {
+            let tips: Vec<Tip> = others.into_iter().chain(self.tips.clone()).collect();
+            let root = self.resolved(tips.iter().map(|tip| tip.root), &mut prepared.write).await?;
+            self.apply_root(root, &mut prepared.write).await?;
+            self.set_tips(tips);
+            self.put_head_row(&mut prepared.write);
+            self.spoiled = false;
+        }
+        Ok(outcome)
     }
 
     pub(super) fn set_tips(&mut self, tips: Vec<Tip>) {

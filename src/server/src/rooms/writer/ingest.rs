@@ -339,7 +339,7 @@ impl Writer {
         is_followed: bool,
         write: &mut Write,
     ) -> Result<(), Error> {
-        let tip = Tip::of(event)?;
+        let tip = Tip::of(event, self.core.identity.is_ours(&incoming.event.pdu.sender))?;
         if self.is_fresh(incoming) {
             self.set_tips(vec![tip]);
         } else {

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{
     rooms::{
         ingest::Placement,
-        testing::{Remote, Server},
+        testing::{Remote, Server, status},
     },
     tables::rooms::EventStatus::{Rejected, Timeline},
 };
@@ -45,27 +45,37 @@ async fn local_events_join_the_ends() {
     assert_eq!(server.rooms.forward_extremities(&room).await.unwrap(), [two.id().unwrap()]);
 }
 
-/// More ends than an event can cite are cut down to those deepest in the graph.
+/// All ends have their part in the state, even if they are more than an event can cite; each event of ours joins as many as
+/// it can.
 #[tokio::test]
-async fn ends_are_never_more_than_an_event_can_cite() {
+async fn more_ends_than_an_event_can_cite() {
     let server = Server::new().await;
     let (mut remote, events) = Remote::new(RoomVersionId::V11);
     let (room, join) = server.adopt(&mut remote, &[events.last().unwrap()]).await;
-    let deep = remote.message(CAROL, &[&join], "deep");
-    let deep = {
-        let one = deep.clone();
-        let two = remote.message(CAROL, &[&one], "deeper");
-        (one, two)
-    };
-    let wide: Vec<_> = (0..30).map(|n| remote.message(BOB, &[&join], &format!("{n}"))).collect();
-    server.ingest(&room, &remote, Placement::Live, &[&deep.0, &deep.1]).await;
-    server.ingest(&room, &remote, Placement::Live, &wide.iter().collect::<Vec<_>>()).await;
-    let tips = server.rooms.forward_extremities(&room).await.unwrap();
-    assert_eq!(tips.len(), 20);
-    assert!(tips.contains(&deep.1));
-    let said = server.say(&room, "alice", "together").await;
-    assert_eq!(server.stored(&room, &said).await.pdu(&room).unwrap().prev_events.len(), 20);
-    assert_eq!(server.rooms.forward_extremities(&room).await.unwrap(), [said]);
+    let joins: Vec<_> = (0..30)
+        .map(|number| {
+            let user = format!("@user{number}:remote.test");
+            remote.member(&user, &[&join], &user, "join")
+        })
+        .collect();
+    let outcomes = server.ingest(&room, &remote, Placement::Live, &joins.iter().collect::<Vec<_>>()).await;
+    assert!(outcomes.iter().all(|outcome| status(outcome) == Timeline));
+    let joined = async || server.rooms.head(room.number).await.unwrap().joined;
+    assert_eq!(server.rooms.forward_extremities(&room).await.unwrap().len(), 30);
+    assert_eq!(joined().await, 34);
+    check_indexes(&server, &room).await;
+    let first = server.say(&room, "alice", "some").await;
+    let first = server.stored(&room, &first).await;
+    assert_eq!(first.pdu(&room).unwrap().prev_events.len(), 20);
+    assert_eq!(server.state_at(&room, first.record.state_before).await.len(), 28);
+    assert_eq!(server.rooms.forward_extremities(&room).await.unwrap().len(), 11);
+    assert_eq!(joined().await, 34);
+    check_indexes(&server, &room).await;
+    let second = server.say(&room, "alice", "all").await;
+    assert_eq!(server.stored(&room, &second).await.pdu(&room).unwrap().prev_events.len(), 11);
+    assert_eq!(server.rooms.forward_extremities(&room).await.unwrap(), [second]);
+    assert_eq!(joined().await, 34);
+    check_indexes(&server, &room).await;
 }
 
 /// One step of a random history: who, what, and upon which of the last events.
