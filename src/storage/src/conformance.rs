@@ -49,6 +49,7 @@ pub async fn run(mut make: impl FnMut() -> Store) {
     ranges::pages(&make()).await;
     ranges::large_pages(&make()).await;
     ranges::delete_range(&make()).await;
+    ranges::compaction(&make()).await;
     log::records(&make()).await;
     log::trimming(&make()).await;
     log::audit(&make()).await;

@@ -39,5 +39,5 @@ pub use limits::{
 pub use log::{AuditRecord, Hint, LogRecord, Subscription};
 pub use position::Position;
 pub use scan::{Page, Row, Scan};
-pub use space::{Key, Profile, Space};
+pub use space::{Key, KeyRange, Profile, Space};
 pub use store::{Commit, Mode, OpenOptions, Store};

@@ -3,7 +3,7 @@
 //! They are checked before anything is queued or read, by the same code for every engine.
 
 use crate::space::Declared;
-use crate::{Batch, Check, CommitError, Error, Key, Op, PositionAt, Scan};
+use crate::{Batch, Check, CommitError, Error, Key, KeyRange, Op, PositionAt, Scan};
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -77,6 +77,16 @@ pub(crate) fn check_scan(scan: &Scan, declared: &Declared) -> Result<(), Error> 
         return Err(Error::TooLarge("a key is too long"));
     }
     declared.name(scan.space.id).map(|_| ())
+}
+
+/// Checks ranges of keys.
+pub(crate) fn check_ranges(ranges: &[KeyRange], declared: &Declared) -> Result<(), Error> {
+    ranges.iter().try_for_each(|range| {
+        if range.low.len().max(range.high.len()) > KEY_BYTES_MAX + 1 {
+            return Err(Error::TooLarge("a key is too long"));
+        }
+        declared.name(range.space.id).map(|_| ())
+    })
 }
 
 struct Meter<'a> {

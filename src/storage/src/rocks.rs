@@ -22,8 +22,8 @@ use crate::committer::{Order, Pending, Queue};
 use crate::counters::{Counters, add, count};
 use crate::log::Feed;
 use crate::{
-    AuditRecord, Batch, Commit, CommitError, Error, Key, LogRecord, Mode, OpenOptions, Page, Position, Scan,
-    Space, Statistics, limits,
+    AuditRecord, Batch, Commit, CommitError, Error, Key, KeyRange, LogRecord, Mode, OpenOptions, Page,
+    Position, Scan, Statistics, limits,
 };
 use options::Config;
 use read::{Database, ReadError, Tier};
@@ -216,9 +216,10 @@ impl RocksStore {
         self.maintained(move |database| stamp::checkpoint(database, &to)).await
     }
 
-    pub(crate) async fn compact(&self, space: Space) -> Result<(), Error> {
-        self.shared().config.declared.name(space.id)?;
-        self.maintained(move |database| database.compact(space)).await
+    pub(crate) async fn compact_ranges(&self, ranges: &[KeyRange]) -> Result<(), Error> {
+        limits::check_ranges(ranges, &self.shared().config.declared)?;
+        let ranges = ranges.to_vec();
+        self.maintained(move |database| database.compact(&ranges)).await
     }
 
     pub(crate) async fn close(&self) {

@@ -38,6 +38,24 @@ impl Key {
     }
 }
 
+/// Rows with `low <= key < high` of a space.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyRange {
+    /// Where the rows are.
+    pub space: Space,
+    /// First key of the range; empty means from the start of the space.
+    pub low: Vec<u8>,
+    /// First key after the range; empty means to the end of the space.
+    pub high: Vec<u8>,
+}
+
+impl KeyRange {
+    /// A whole space.
+    pub fn whole(space: Space) -> Self {
+        Self { space, low: Vec::new(), high: Vec::new() }
+    }
+}
+
 /// The lowest space number that is not the storage layer's own.
 pub(crate) const SPACE_ID_MIN: u8 = 16;
 /// Names that no declared space may take.

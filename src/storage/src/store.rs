@@ -15,8 +15,8 @@ use crate::log::Feed;
 use crate::memory::MemoryStore;
 use crate::rocks::RocksStore;
 use crate::{
-    AuditRecord, Batch, CommitError, Error, Key, LogRecord, Page, Position, Profile, SCAN_ROWS_MAX, Scan,
-    Space, Statistics, Subscription,
+    AuditRecord, Batch, CommitError, Error, Key, KeyRange, LogRecord, Page, Position, Profile, SCAN_ROWS_MAX,
+    Scan, Space, Statistics, Subscription, limits,
 };
 
 /// A handle to a store; clones share it. The last one dropped closes it as [`Store::close`] does.
@@ -45,6 +45,8 @@ pub struct OpenOptions {
     pub server_name: String,
     /// Records of the log kept at most, whatever its consumers want; 0 for no such limit.
     pub log_records_max: u64,
+    /// Whether tables are compressed. Without it, whoever searches the files finds the bytes that rows were written with.
+    pub compressed: bool,
 }
 
 impl OpenOptions {
@@ -62,6 +64,7 @@ impl OpenOptions {
             format,
             server_name: server_name.into(),
             log_records_max: 0,
+            compressed: true,
         }
     }
 }
@@ -306,10 +309,17 @@ impl Store {
 
     /// Rewrites a space, so that the bytes of deleted and overwritten rows are gone from the disk.
     pub async fn compact(&self, space: Space) -> Result<(), Error> {
+        self.compact_ranges(&[KeyRange::whole(space)]).await
+    }
+
+    /// Rewrites what is stored of these ranges, so that the bytes of rows in them that were deleted or overwritten before
+    /// the call are gone from the disk: from the tables of every level, and from the write-ahead logs. Files that this
+    /// replaces are removed soon after it returns. Takes as long as reading and writing the ranges does.
+    pub async fn compact_ranges(&self, ranges: &[KeyRange]) -> Result<(), Error> {
         match self {
-            Self::Rocks(store) => store.compact(space).await,
-            Self::Memory(store) => store.declared().name(space.id).map(|_| ()),
-            Self::Faulty(store) => Box::pin(store.inner().compact(space)).await,
+            Self::Rocks(store) => store.compact_ranges(ranges).await,
+            Self::Memory(store) => limits::check_ranges(ranges, store.declared()),
+            Self::Faulty(store) => Box::pin(store.inner().compact_ranges(ranges)).await,
         }
     }
 

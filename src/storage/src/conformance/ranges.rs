@@ -1,7 +1,7 @@
 //! Range reads and range deletions.
 
 use super::{POINT, QUEUE, RANGE, batch, get, key, put};
-use crate::{KEY_BYTES_MAX, Op, PAGE_BYTES_MAX, Row, Scan, Space, Store, VALUE_BYTES_MAX};
+use crate::{Error, KEY_BYTES_MAX, KeyRange, Op, PAGE_BYTES_MAX, Row, Scan, Space, Store, VALUE_BYTES_MAX};
 
 /// All rows of a space, page by page.
 pub(super) async fn all(store: &Store, space: Space) -> Vec<Row> {
@@ -150,4 +150,33 @@ pub(super) async fn delete_range(store: &Store) {
     store.commit(batch([range(&[], &[])])).await.unwrap();
     store.commit(batch([put(RANGE, [2], [2])])).await.unwrap();
     assert_eq!(get(store, RANGE, [2]).await, Some(vec![2]));
+}
+
+/// Compaction changes nothing that can be read, whatever its bounds.
+pub(super) async fn compaction(store: &Store) {
+    let name = |number: u16| number.to_be_bytes();
+    for chunk in 0..4 {
+        let rows = (chunk * 100..chunk * 100 + 100).map(|number| put(RANGE, name(number), name(number)));
+        store.commit(batch(rows.collect::<Vec<_>>())).await.unwrap();
+    }
+    let deleted = Op::DeleteRange { low: key(RANGE, name(50)), high: name(150).to_vec() };
+    store.commit(batch([deleted, put(RANGE, name(200), [1])])).await.unwrap();
+    let before = all(store, RANGE).await;
+    assert_eq!(before.len(), 300);
+    let range = |low: &[u8], high: &[u8]| KeyRange { space: RANGE, low: low.to_vec(), high: high.to_vec() };
+    let last = [255; KEY_BYTES_MAX + 1];
+    for ranges in [
+        vec![],
+        vec![range(&name(50), &name(150))],
+        vec![range(&[], &name(60)), range(&name(199), &name(201)), KeyRange::whole(POINT)],
+        vec![range(&name(300), &[]), range(&name(9), &name(3)), range(&last, &last)],
+        vec![KeyRange::whole(RANGE)],
+    ] {
+        store.compact_ranges(&ranges).await.unwrap();
+        assert_eq!(all(store, RANGE).await, before, "{ranges:?}");
+    }
+    let undeclared = KeyRange::whole(Space { id: 99, name: "undeclared" });
+    assert!(matches!(store.compact_ranges(&[undeclared]).await, Err(Error::TooLarge(_))));
+    let too_long = range(&[0; KEY_BYTES_MAX + 2], &[]);
+    assert!(matches!(store.compact_ranges(&[too_long]).await, Err(Error::TooLarge(_))));
 }

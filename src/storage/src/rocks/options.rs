@@ -122,11 +122,14 @@ impl Config {
         options.set_max_write_buffer_number(2);
         options.set_arena_block_size(256 * 1024);
         options.set_target_file_size_base(32 * 1024 * 1024);
-        options.set_compression_type(DBCompressionType::Lz4);
+        let (upper, bottom) = if self.options.compressed {
+            (DBCompressionType::Lz4, DBCompressionType::Zstd)
+        } else {
+            (DBCompressionType::None, DBCompressionType::None)
+        };
+        options.set_compression_type(upper);
         match profile {
-            Profile::Point | Profile::Scan => {
-                options.set_bottommost_compression_type(DBCompressionType::Zstd);
-            }
+            Profile::Point | Profile::Scan => options.set_bottommost_compression_type(bottom),
             // Read once behind their deletions: a run of deleted rows makes RocksDB compact at once.
             Profile::Queue => options.add_compact_on_deletion_collector_factory(4096, 2048, 0.5),
         }

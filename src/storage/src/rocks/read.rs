@@ -9,7 +9,7 @@ use rocksdb::{
 use super::options::{AUDIT, Config, LOG, META};
 use crate::log::{audit_key, decode_audit_key, decode_entries, decode_log_key};
 use crate::{
-    AuditEntry, AuditRecord, Error, Key, LogRecord, PAGE_BYTES_MAX, Page, Position, Row, Scan, Space,
+    AuditEntry, AuditRecord, Error, Key, KeyRange, LogRecord, PAGE_BYTES_MAX, Page, Position, Row, Scan,
 };
 
 /// Where a read may look.
@@ -251,14 +251,20 @@ impl Database {
         })
     }
 
-    /// Rewrites a space down to its last level. What deleted rows left in write-ahead logs goes too, since
-    /// all write buffers are flushed first.
-    pub(super) fn compact(&self, space: Space) -> Result<(), Error> {
+    /// Rewrites ranges down to the last level. What deleted rows left in write-ahead logs goes too, since all write
+    /// buffers are flushed first: twice, because a row written while the first flush goes from one column family to the
+    /// next would keep the log that it is in.
+    pub(super) fn compact(&self, ranges: &[KeyRange]) -> Result<(), Error> {
+        self.flush()?;
         self.flush()?;
         let mut options = CompactOptions::default();
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         options.set_exclusive_manual_compaction(false);
-        self.db.compact_range_cf_opt(self.space(space.id)?, None::<&[u8]>, None::<&[u8]>, &options);
+        for range in ranges.iter().filter(|range| range.high.is_empty() || range.low < range.high) {
+            let end = |key: &Vec<u8>| (!key.is_empty()).then(|| key.clone());
+            let family = self.space(range.space.id)?;
+            self.db.compact_range_cf_opt(family, end(&range.low), end(&range.high), &options);
+        }
         Ok(())
     }
 

@@ -3,7 +3,8 @@
 use super::{open, options};
 use crate::conformance::{POINT, QUEUE, RANGE};
 use crate::{
-    AuditEntry, Batch, Error, Key, LogEntry, Mode, Op, OpenOptions, Position, Profile, Scan, Space, Store,
+    AuditEntry, Batch, Error, Key, KeyRange, LogEntry, Mode, Op, OpenOptions, Position, Profile, Scan, Space,
+    Store,
 };
 
 fn row(number: u32, size: usize) -> Batch {
@@ -207,7 +208,8 @@ async fn the_log_is_bounded_if_asked_for() {
     assert_eq!(records.first().unwrap().position.get(), 4951);
 }
 
-/// After a deletion and [`Store::compact`], the bytes are nowhere on the disk.
+/// After a deletion, or overwriting, and [`Store::compact_ranges`], the bytes are nowhere on the disk, however deep they
+/// were buried; what is outside the ranges stays as it was.
 #[tokio::test]
 async fn compaction_removes_the_bytes() {
     let directory = tempfile::tempdir().unwrap();
@@ -218,13 +220,24 @@ async fn compaction_removes_the_bytes() {
             .filter_map(|entry| std::fs::read(entry.unwrap().path()).ok())
             .any(|bytes| bytes.windows(secret.len()).any(|window| window == secret))
     };
-    let store = open(directory.path());
-    let key = Key::new(POINT, [1]);
-    let ops = vec![Op::Put(key.clone(), secret.to_vec().into())];
-    store.commit(Batch { ops, ..Batch::default() }).await.unwrap();
+    let store = Store::open(OpenOptions { compressed: false, ..options(directory.path()) }).unwrap();
+    let commit = async |ops: Vec<Op>| store.commit(Batch { ops, ..Batch::default() }).await.unwrap();
+    let put = |key: u8, value: &[u8]| Op::Put(Key::new(POINT, [key]), value.to_vec().into());
+    commit(vec![put(1, b"first"), put(2, secret), put(3, secret), put(4, b"last")]).await;
     store.compact(RANGE).await.unwrap();
     assert!(stored());
-    store.commit(Batch { ops: vec![Op::Delete(key)], ..Batch::default() }).await.unwrap();
+    // In tables of the last level, below newer ones.
     store.compact(POINT).await.unwrap();
-    assert!(!stored());
+    commit(vec![put(1, b"newer")]).await;
+    assert!(stored());
+    commit(vec![Op::Delete(Key::new(POINT, [2])), put(3, b"overwritten")]).await;
+    store.compact_ranges(&[KeyRange { space: POINT, low: vec![2], high: vec![4] }]).await.unwrap();
+    // Old files are removed in the background.
+    while stored() {
+        tokio::task::yield_now().await;
+    }
+    let keys = [1, 2, 3, 4].map(|key| Key::new(POINT, [key]));
+    let rows = store.multi_get(&keys).await.unwrap();
+    let rows: Vec<Option<&[u8]>> = rows.iter().map(Option::as_deref).collect();
+    assert_eq!(rows, [Some(&b"newer"[..]), None, Some(b"overwritten"), Some(b"last")]);
 }
