@@ -5,9 +5,12 @@
 use std::{io::Write, time::Duration};
 
 use allod_server::random::Random;
+use axum::http::Method;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    http::Http,
     load::{Ledger, Plan},
     running::Running,
 };
@@ -72,4 +75,40 @@ async fn what_was_acknowledged_survives_sigkill() {
         openings[openings.len() - 1],
     );
     std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// Delayed events whose time comes around the moment of a kill: each is in the room once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delayed_event_is_sent_once_over_sigkill() {
+    const WAITING: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
+    let random = Random::seeded(setting("ALLOD_CRASH_SEED", 1));
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Running::start(folder.path());
+    let mut http = Http::new(&server.address);
+    let alice = http.register("alice").await;
+    let room = http.send(&alice, Method::POST, "/_matrix/client/v3/createRoom", json!({})).await.ok();
+    let room = format!("/_matrix/client/v3/rooms/{}", room["room_id"].as_str().unwrap());
+    let mut scheduled = 0_u64;
+    for _ in 0..3 {
+        for _ in 0..30 {
+            let delay = below(&random, 500);
+            let path = format!("{room}/send/org.example.test/{scheduled}?org.matrix.msc4140.delay={delay}");
+            http.send(&alice, Method::PUT, &path, json!({ "n": scheduled })).await.ok();
+            scheduled += 1;
+        }
+        sleep(Duration::from_millis(below(&random, 300))).await;
+        server.kill();
+        server = Running::start(folder.path());
+        http = Http::new(&server.address);
+    }
+    while http.send(&alice, Method::GET, WAITING, Value::Null).await.ok()["delayed_events"] != json!([]) {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let path = format!("{room}/messages?dir=b&limit=1000");
+    let page = http.send(&alice, Method::GET, &path, Value::Null).await.ok();
+    let events = page["chunk"].as_array().unwrap().iter();
+    let mut sent: Vec<u64> = events.filter_map(|event| event["content"]["n"].as_u64()).collect();
+    sent.sort_unstable();
+    assert_eq!(sent, (0..scheduled).collect::<Vec<_>>());
+    server.stop();
 }

@@ -15,6 +15,7 @@ mod bad_input;
 mod crash;
 mod disk_full;
 mod federation;
+mod erasure;
 mod first_chat;
 mod http;
 mod load;

@@ -10,6 +10,7 @@ use allod_server::{
     clock::Clock,
     config::{Accounts, Config, Live, Registration},
     database::Database,
+    housekeeping::erasure::Erasure,
     identity::Identity,
     random::Random,
     tables,
@@ -112,6 +113,33 @@ impl TestServer {
         Self::start(config, place, store, Clock::manual(START_MS)).await
     }
 
+    /// A new server on disk, whatever the engine of the other tests.
+    pub(crate) async fn on_disk(config: Config) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = open(&folder);
+        Self::start(config, Place::Folder(folder), store, Clock::manual(START_MS)).await
+    }
+
+    /// Whether these bytes stand in any file of a server on disk.
+    pub(crate) fn has_on_disk(&self, bytes: &[u8]) -> bool {
+        let Place::Folder(folder) = &self.place else { panic!("this server is not on disk") };
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        files
+            .filter_map(|entry| std::fs::read(entry.unwrap().path()).ok())
+            .any(|file| file.windows(bytes.len()).any(|window| window == bytes))
+    }
+
+    /// Its housekeeper of deleted bytes.
+    pub(crate) async fn erasure(&self) -> Erasure {
+        let database = Database::open(self.store.clone(), &Random::seeded(1)).await.unwrap();
+        Erasure::new(database, self.clock.clone(), self.config.storage.erase_within.0)
+    }
+
+    /// The store below it.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     async fn start(config: Config, place: Place, store: Store, clock: Clock) -> Self {
         let random = Random::seeded(clock.now_ms());
         let tasks = Tasks::new();
@@ -201,7 +229,9 @@ impl TestServer {
 }
 
 fn open(folder: &TempDir) -> Store {
-    Store::open(OpenOptions::new(folder.path(), tables::SPACES, tables::FORMAT, NAME)).unwrap()
+    let options = OpenOptions::new(folder.path(), tables::SPACES, tables::FORMAT, NAME);
+    // Tests look for bytes in the files.
+    Store::open(OpenOptions { compressed: false, ..options }).unwrap()
 }
 
 /// The body of a registration.

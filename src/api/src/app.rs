@@ -8,11 +8,11 @@ use allod_server::{
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
+    delayed_events::DelayedEvents,
     devices::Devices,
     egress::{EgressError, Names},
     federation::{Federation, FederationSources},
     filters::Filters,
-    housekeeping,
     identity::Identity,
     key_backup::KeyBackup,
     keys::Keys,
@@ -45,6 +45,7 @@ use crate::limits::Limits;
 
 mod accounts;
 mod rooms;
+mod upkeep;
 mod user_data;
 
 /// The services, cheap to clone. Handlers read its fields: `app.sessions`.
@@ -97,6 +98,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms.
     pub rooms: Rooms,
+    /// Events that are sent later.
+    pub delayed_events: DelayedEvents,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
     /// Finding users.
@@ -176,7 +179,7 @@ impl App {
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
-        housekeeping::start(&devices, &base.tasks);
+        let delayed_events = upkeep::start(&base, &users, &rooms);
         let Base { database, config, clock, random, tasks, identity } = base;
         let federation = Federation::open(FederationSources {
             database,
@@ -200,6 +203,7 @@ impl App {
             shared_secret,
             profiles,
             rooms,
+            delayed_events,
             succession,
             user_directory,
             sync,

@@ -6,6 +6,7 @@ pub mod account_data;
 pub mod backup;
 pub mod capabilities;
 pub mod contact;
+pub mod delayed_event;
 pub mod device;
 pub mod directory;
 pub mod discovery;

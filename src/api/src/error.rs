@@ -93,6 +93,12 @@ impl Error {
         Self::new(StatusCode::UNAUTHORIZED, ErrorKind::Unauthorized, message)
     }
 
+    /// 403 `M_INVITE_BLOCKED`.
+    pub fn invite_blocked() -> Self {
+        let message = "The user does not accept your invitations";
+        Self::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, message)
+    }
+
     /// 404 `M_NOT_FOUND`.
     pub fn not_found(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound, message)

@@ -118,6 +118,11 @@ impl TestApp {
         token
     }
 
+    /// The rows below it.
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
+
     /// A request without a token.
     pub(crate) async fn call(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
         self.send(Request::builder().method(method).uri(path).body(body.into()).unwrap()).await

@@ -34,6 +34,43 @@ impl<R: IncomingRequest> IncomingRequest for WithBody<R> {
     }
 }
 
+/// A request with its query, for parameters that the specification does not name.
+#[derive(Debug)]
+pub(crate) struct WithQuery<R> {
+    /// What ruma makes of it.
+    pub(crate) request: R,
+    query: String,
+}
+
+impl<R> WithQuery<R> {
+    /// The parameter's first value.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let mut pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
+    }
+}
+
+impl<R: Metadata> Metadata for WithQuery<R> {
+    const METHOD: Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest> IncomingRequest for WithQuery<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        http: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let query = http.uri().query().unwrap_or_default().to_owned();
+        Ok(Self { request: R::try_from_http_request_inner(http, path_args)?, query })
+    }
+}
+
 /// A request for a page that goes forward where the client does not say, as clients have come to expect.
 #[derive(Debug)]
 pub(crate) struct DirectionOptional<R>(pub(crate) R);

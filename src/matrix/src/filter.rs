@@ -16,6 +16,7 @@ use crate::{
     event::Pdu,
     glob::{Glob, Wildcards},
     push::split_path,
+    relation::relates_to,
 };
 
 /// A compiled `RoomEventFilter` or `Filter`.
@@ -27,7 +28,39 @@ pub struct EventFilter {
     not_senders: Vec<OwnedUserId>,
     rooms: RoomSelection,
     url: Option<UrlFilter>,
+    relations: RelationFilter,
     limit: Option<u64>,
+}
+
+/// Which relations events may have to others; `rel_types` and `not_rel_types` of a filter (MSC3874).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct RelationFilter {
+    /// Only events that relate to another in one of these ways.
+    #[serde(default, alias = "org.matrix.msc3874.rel_types")]
+    rel_types: Option<Vec<String>>,
+    /// No events that relate to another in one of these ways.
+    #[serde(default, alias = "org.matrix.msc3874.not_rel_types")]
+    not_rel_types: Vec<String>,
+}
+
+impl RelationFilter {
+    fn is_open(&self) -> bool {
+        self.rel_types.is_none() && self.not_rel_types.is_empty()
+    }
+
+    fn matches(&self, content: &RawValue) -> bool {
+        if self.is_open() {
+            return true;
+        }
+        let relation = relates_to(content).relation.map(|relation| relation.rel_type);
+        match relation {
+            Some(relation) => {
+                !self.not_rel_types.contains(&relation)
+                    && self.rel_types.as_ref().is_none_or(|types| types.contains(&relation))
+            }
+            None => self.rel_types.is_none(),
+        }
+    }
 }
 
 /// Which rooms a filter selects.
@@ -86,6 +119,7 @@ impl From<&RoomEventFilter> for EventFilter {
             not_senders: filter.not_senders.clone(),
             rooms: RoomSelection { rooms: filter.rooms.clone(), not_rooms: filter.not_rooms.clone() },
             url: filter.url_filter,
+            relations: RelationFilter::default(),
             limit: filter.limit.map(u64::from),
         }
     }
@@ -100,15 +134,22 @@ impl From<&Filter> for EventFilter {
             not_senders: filter.not_senders.clone(),
             rooms: RoomSelection::default(),
             url: None,
+            relations: RelationFilter::default(),
             limit: filter.limit.map(u64::from),
         }
     }
 }
 
 impl EventFilter {
+    /// The same, and of events only those with such relations.
+    #[must_use]
+    pub fn with_relations(self, relations: RelationFilter) -> Self {
+        Self { relations, ..self }
+    }
+
     /// Whether it lets everything through, so that events need not be looked at.
     pub fn is_open(&self) -> bool {
-        let Self { types, not_types, senders, not_senders, rooms, url, limit: _ } = self;
+        let Self { types, not_types, senders, not_senders, rooms, url, relations, limit: _ } = self;
         types.is_none()
             && not_types.is_empty()
             && senders.is_none()
@@ -116,6 +157,7 @@ impl EventFilter {
             && rooms.rooms.is_none()
             && rooms.not_rooms.is_empty()
             && url.is_none()
+            && relations.is_open()
     }
 
     /// Whether it lets nothing through, whatever the event.
@@ -148,6 +190,7 @@ impl EventFilter {
             && self.matches_sender(&event.sender)
             && self.matches_room(&event.room_id)
             && self.matches_url(&event.content)
+            && self.relations.matches(&event.content)
     }
 
     /// Whether it lets content through by its having a URL or not.

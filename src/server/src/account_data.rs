@@ -71,6 +71,14 @@ pub struct Datum {
     pub position: Position,
 }
 
+impl Datum {
+    /// Whether this stands for a datum that was deleted: an empty object, which syncs that saw the datum are told of.
+    pub fn is_deleted(&self) -> bool {
+        let inside = self.content.get().trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        inside.is_some_and(|inside| inside.trim().is_empty())
+    }
+}
+
 /// The service of account data.
 #[derive(Clone, Debug)]
 pub struct AccountData {
@@ -88,17 +96,31 @@ impl AccountData {
         Self { database }
     }
 
-    /// A user's datum of a type, global or of a room.
+    /// A user's datum of a type, global or of a room. One that was deleted is none.
     pub async fn get(
         &self,
         user: UserNumber,
         room: Option<RoomNumber>,
         event_type: &str,
     ) -> Result<Option<Datum>, Error> {
-        self.read(self.key(user, room, event_type)).await
+        let datum = self.read(self.key(user, room, event_type)).await?;
+        Ok(datum.filter(|datum| !datum.is_deleted()))
     }
 
-    /// Sets a datum, whatever was there before.
+    /// Deletes a datum, if there is one.
+    pub async fn delete(
+        &self,
+        user: UserNumber,
+        room: Option<RoomNumber>,
+        event_type: &str,
+    ) -> Result<(), AccountDataError> {
+        if self.get(user, room, event_type).await?.is_some() {
+            self.set(user, room, event_type, "{}").await?;
+        }
+        Ok(())
+    }
+
+    /// Sets a datum, whatever was there before. An empty object deletes it (MSC3391).
     pub async fn set(
         &self,
         user: UserNumber,
@@ -156,8 +178,8 @@ impl AccountData {
         self.stage_over(write, key, &parts, event_type, content).await
     }
 
-    /// What changed at positions after `since` and up to `upto`, in that order; all there is without `since`. A datum
-    /// that changed again after `upto` is left to the next sync.
+    /// What changed at positions after `since` and up to `upto`, in that order, deleted data as empty objects; all there
+    /// is without `since`. A datum that changed again after `upto` is left to the next sync.
     pub async fn changes(
         &self,
         user: UserNumber,
@@ -197,7 +219,7 @@ impl AccountData {
                 Ok(datum) => datum,
                 Err(_) => self.read((user, room, kind)).await?,
             };
-            data.extend(datum.filter(|datum| datum.position <= upto));
+            data.extend(datum.filter(|datum| datum.position <= upto && !datum.is_deleted()));
         }
         Ok(data)
     }

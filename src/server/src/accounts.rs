@@ -266,14 +266,17 @@ impl Accounts {
             let row = PasswordRow { hash: hash.clone(), changed_ms: self.0.clock.now_ms() };
             write.put::<Password>(&user, &row);
             self.audit(&mut write, actor, Act::SetPassword { user });
-            if sign_out {
-                let others = self.0.devices.others(user, keep).await?;
-                if !others.is_empty() {
-                    self.0.devices.delete_rows(&mut write, actor, user, &others);
-                }
+            let others = if sign_out { self.0.devices.others(user, keep).await? } else { Vec::new() };
+            let listed = self.0.devices.list(user).await?;
+            if !others.is_empty() {
+                self.0.devices.delete_rows(&mut write, actor, user, &others);
             }
             match self.commit(user, write).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    let gone = listed.iter().filter(|device| others.contains(&device.number));
+                    let gone: Vec<_> = gone.map(|device| device.id.clone()).collect();
+                    return Ok(self.0.devices.delete_settings(user, &gone).await?);
+                }
                 Err(CommitError::Conflict(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -301,6 +304,7 @@ impl Accounts {
             write.delete::<Password>(&user);
             write.delete_rows_of_devices(user);
             write.delete_prefix::<DeviceSeen>(&user);
+            write.erase::<DeviceSeen>(&user);
             write.delete_prefix::<OpenIdToken>(&user);
             if erase {
                 write.delete_rows_of_user(user);

@@ -13,7 +13,11 @@ use crate::{
     log::Happened,
     numbers::{DeviceNumber, Hash128, UserNumber},
     random::Random,
-    tables::{self, Lifetime, StoredValue, Table, TableInfo, meta::Meta},
+    tables::{
+        self, Lifetime, StoredValue, Table, TableInfo,
+        meta::Meta,
+        upkeep::{ErasedRange, PendingErasure},
+    },
 };
 
 /// Stored bytes that do not decode; says what is wrong with them.
@@ -152,7 +156,7 @@ impl Database {
 
     /// Enqueues a write at once; the future ends when it is durable and visible.
     pub fn submit(&self, write: Write) -> Commit {
-        self.store.submit(write.batch)
+        self.store.submit(write.into_batch())
     }
 
     /// Commits a write.
@@ -232,6 +236,13 @@ impl<T: Table> Range<T> {
         self
     }
 
+    /// The rest of the range behind a key that [`cursor`] wrote down.
+    #[must_use]
+    pub fn resumed_after(mut self, cursor: &[u8]) -> Self {
+        self.low = [cursor, &[0]].concat();
+        self
+    }
+
     /// The rest of the range behind `last`.
     #[must_use]
     pub fn continued_after(mut self, last: &T::Key) -> Self {
@@ -250,6 +261,7 @@ impl<T: Table> Range<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Write {
     batch: Batch,
+    erased: Vec<ErasedRange>,
 }
 
 impl Write {
@@ -305,6 +317,7 @@ impl Write {
     pub fn delete_rows_of_devices(&mut self, user: UserNumber) {
         for table in tables::all().filter(|table| table.lifetime == Lifetime::Device) {
             self.delete_range(&table, &user);
+            self.erase_range(&table, key_bytes(table.id, &user), None);
         }
     }
 
@@ -312,7 +325,32 @@ impl Write {
     pub fn delete_rows_of_user(&mut self, user: UserNumber) {
         for table in tables::all().filter(|table| table.lifetime == Lifetime::User) {
             self.delete_range(&table, &user);
+            self.erase_range(&table, key_bytes(table.id, &user), None);
         }
+    }
+
+    /// Notes that what this and earlier writes delete or overwrite of rows whose key begins with `prefix` must leave the
+    /// disk within `erase_within`; see [`Erasure`](crate::housekeeping::erasure::Erasure).
+    pub fn erase<T: Table>(&mut self, prefix: &impl KeyCodec) {
+        self.erase_range(&T::INFO, key_bytes(T::INFO.id, prefix), None);
+    }
+
+    /// The same for the rows from one key to another, both included.
+    pub fn erase_between<T: Table>(&mut self, first: &T::Key, last: &T::Key) {
+        let last = prefix_end(&key_bytes(T::INFO.id, last));
+        self.erase_range(&T::INFO, key_bytes(T::INFO.id, first), Some(last));
+    }
+
+    fn erase_range(&mut self, table: &TableInfo, low: Vec<u8>, high: Option<Vec<u8>>) {
+        let high = high.unwrap_or_else(|| prefix_end(&low));
+        self.erased.push(ErasedRange { space: table.space.id, low, high });
+    }
+
+    fn into_batch(mut self) -> Batch {
+        for (number, range) in (0..).zip(std::mem::take(&mut self.erased)) {
+            self.put::<PendingErasure>(&(allod_storage::Position::PENDING, number), &range);
+        }
+        self.batch
     }
 
     fn delete_range(&mut self, table: &TableInfo, prefix: &impl KeyCodec) {
@@ -362,7 +400,13 @@ impl Write {
         self.batch.ops.extend(other.batch.ops);
         self.batch.log.extend(other.batch.log);
         self.batch.audit.extend(other.batch.audit);
+        self.erased.extend(other.erased);
     }
+}
+
+/// A key as bytes, to go on behind it after a restart.
+pub fn cursor<T: Table>(key: &T::Key) -> Vec<u8> {
+    key_bytes(T::INFO.id, key)
 }
 
 fn key_bytes(table: u8, key: &impl KeyCodec) -> Vec<u8> {

@@ -11,6 +11,7 @@ use ruma::{DeviceId, OwnedDeviceId};
 
 use self::numbers::DeviceNumbers;
 use crate::{
+    account_data::{AccountData, AccountDataError},
     audit::{Act, Actor, Audited},
     clock::Clock,
     config::Accounts as Config,
@@ -31,6 +32,9 @@ mod seen;
 
 /// Longest device id and device name, in bytes.
 pub const DEVICE_TEXT_BYTES_MAX: usize = 255;
+/// Types of account data that speak of one device, whose id follows (MSC3890).
+const LOCAL_SETTINGS: [&str; 2] =
+    ["m.local_notification_settings.", "org.matrix.msc3890.local_notification_settings."];
 /// Letters of a device id that the server chooses.
 const DEVICE_ID_LENGTH: usize = 10;
 /// Users whose devices are kept in memory.
@@ -187,9 +191,29 @@ impl Devices {
         if devices.is_empty() {
             return Ok(());
         }
+        let listed = self.list(user).await?;
+        let gone = listed.iter().filter(|device| devices.contains(&device.number));
+        let gone: Vec<OwnedDeviceId> = gone.map(|device| device.id.clone()).collect();
         let mut write = Write::new();
         self.delete_rows(&mut write, actor, user, devices);
-        Ok(self.commit(user, write).await?)
+        self.commit(user, write).await?;
+        Ok(self.delete_settings(user, &gone).await?)
+    }
+
+    /// Deletes what the user's account data says about devices that are gone (MSC3890).
+    pub async fn delete_settings(&self, user: UserNumber, gone: &[OwnedDeviceId]) -> Result<(), Error> {
+        let account_data = AccountData::new(self.0.database.clone());
+        for device in gone {
+            for prefix in LOCAL_SETTINGS {
+                match account_data.delete(user, None, &format!("{prefix}{device}")).await {
+                    Ok(()) => {}
+                    Err(AccountDataError::Database(error)) => return Err(error),
+                    // Left behind, it does no harm.
+                    Err(error) => tracing::debug!(%error, "settings of a deleted device were kept"),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// As [`Devices::delete`], for devices known by their ids.

@@ -10,7 +10,7 @@ use roaring::RoaringBitmap;
 use ruma::{DeviceId, UserId};
 
 use crate::{
-    database::{Database, Error, Range, Write},
+    database::{Database, Error, Range},
     devices::Devices,
     numbers::{DeviceNumber, Hash128, UserNumber},
     tables::keys::{DeviceListChange, DeviceListHead, KeyCounts, KeyCountsRow, KeySignatureChange},
@@ -143,22 +143,6 @@ impl Keys {
         let signed = Range::<KeySignatureChange>::between(&(user, low), &(user, high));
         changed.extend(self.database.scan_all(signed).await?.iter().map(|((_, _, target), ())| target.0));
         Ok(changed.into_iter().map(UserNumber).collect())
-    }
-
-    /// Forgets in which order devices and keys changed before a position; syncs from before it then look up each user's
-    /// last change.
-    pub async fn forget_changes(&self, before: Position) -> Result<(), Error> {
-        loop {
-            let page = self.database.scan(&Range::<DeviceListChange>::between(&(), &before)).await?;
-            if page.rows.is_empty() {
-                return Ok(());
-            }
-            let mut write = Write::new();
-            for (key, ()) in &page.rows {
-                write.delete::<DeviceListChange>(key);
-            }
-            self.database.commit(write).await?;
-        }
     }
 
     /// When a user's devices or keys changed last.

@@ -14,9 +14,11 @@ use ruma::{OwnedRoomId, RoomId, RoomVersionId, UserId, room_version_rules::RoomV
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    account_data::AccountData,
     clock::Clock,
     database::{Corrupt, Database, Error},
     identity::Identity,
+    invite_rules::InviteRules,
     numbers::{Counter, RoomNumber, UserNumber},
     profiles::Profiles,
     random::Random,
@@ -46,18 +48,23 @@ pub mod relations;
 mod render;
 pub mod reports;
 pub mod send;
+mod shown;
 pub mod state;
 pub mod summary;
 mod task;
 #[cfg(test)]
 pub(crate) mod testing;
+mod third_party;
 pub mod threads;
 pub mod timestamp;
 pub mod upgrade;
 pub mod visibility;
 mod writer;
 
-pub use allod_matrix::{event::build::BuildError, filter::EventFilter};
+pub use allod_matrix::{
+    event::build::BuildError,
+    filter::{EventFilter, RelationFilter},
+};
 pub use writer::{Append, AppendError, Appended};
 
 /// What never changes of a room, at hand.
@@ -133,6 +140,8 @@ pub(crate) struct Core {
     pub(crate) states: state::States,
     pub(crate) sights: visibility::KnownSights,
     pub(crate) options: RoomOptions,
+    pub(crate) account_data: AccountData,
+    kept: shown::Kept,
     rooms: Cache<RoomNumber, Arc<Room>>,
     by_name: Cache<OwnedRoomId, RoomNumber>,
     numbers: Counter,
@@ -173,6 +182,7 @@ impl Rooms {
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
         let states = state::States::new(database.clone(), options.node_cache_bytes);
         let core = Core {
+            account_data: AccountData::new(database.clone()),
             database,
             users,
             profiles,
@@ -184,6 +194,7 @@ impl Rooms {
             states,
             sights: visibility::KnownSights::new(),
             options,
+            kept: shown::Kept::default(),
             rooms: Cache::new(ROOMS_KEPT_MAX),
             by_name: Cache::new(ROOMS_KEPT_MAX),
             numbers,
@@ -268,6 +279,11 @@ impl Rooms {
     /// Reader of states.
     pub fn states(&self) -> &state::States {
         &self.core.states
+    }
+
+    /// Whose invitations a local user wants.
+    pub async fn invite_rules(&self, user: UserNumber) -> Result<InviteRules, Error> {
+        InviteRules::of(&self.core.account_data, user).await
     }
 
     /// Whether the user is one of this server's.

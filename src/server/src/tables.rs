@@ -22,6 +22,7 @@ pub mod keys;
 pub mod meta;
 pub mod profiles;
 pub mod rooms;
+pub mod upkeep;
 pub mod user_data;
 
 /// What kind of data a table holds, in the words of a data-protection report.
@@ -53,6 +54,24 @@ pub enum DataClass {
     Operational,
 }
 
+impl DataClass {
+    /// Whether bytes of rows whose lifetime is over must leave the disk soon. What is hashed or encrypted, or names
+    /// nobody, may wait until the engine rewrites it anyway.
+    pub const fn is_erased_in_time(self) -> bool {
+        match self {
+            Self::Content
+            | Self::Membership
+            | Self::Contact
+            | Self::Device
+            | Self::NetworkAddress
+            | Self::Receipt
+            | Self::Push
+            | Self::Media => true,
+            Self::KeyMaterial | Self::Credential | Self::Audit | Self::Operational => false,
+        }
+    }
+}
+
 /// When a row goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lifetime {
@@ -66,7 +85,7 @@ pub enum Lifetime {
     /// With its device, by [`Write::delete_rows_of_device`](crate::database::Write::delete_rows_of_device): the key
     /// begins with `UserNumber, DeviceNumber`.
     Device,
-    /// After this many seconds.
+    /// After this many seconds, by [`Sweeper`](crate::housekeeping::sweep::Sweeper), which asks the table how old a row is.
     Seconds(u64),
 }
 
@@ -88,7 +107,7 @@ pub struct TableInfo {
 }
 
 /// A typed table.
-pub trait Table {
+pub trait Table: Send + Sync + 'static {
     /// What orders the rows.
     type Key: KeyCodec;
     /// What a row says.
@@ -304,6 +323,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         keys::TABLES,
         inbox::TABLES,
         federation::TABLES,
+        upkeep::TABLES,
     ]
     .into_iter()
     .flatten()

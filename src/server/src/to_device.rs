@@ -5,10 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use allod_storage::{CommitError, Position};
@@ -93,8 +90,6 @@ struct Inner {
     clock: Clock,
     /// How many messages wait for a device, if somebody wanted to know.
     waiting: Mutex<HashMap<DeviceNumber, u32>>,
-    /// Transactions of earlier days are gone.
-    swept_day: AtomicU32,
 }
 
 /// A message for one device.
@@ -103,8 +98,8 @@ type Addressed = (UserNumber, DeviceNumber, String);
 impl ToDevice {
     /// Over a database, and the devices that `*` stands for.
     pub fn new(database: Database, users: Users, devices: Devices, clock: Clock) -> Self {
-        let (waiting, swept_day) = (Mutex::default(), AtomicU32::new(0));
-        Self(Arc::new(Inner { database, users, devices, clock, waiting, swept_day }))
+        let waiting = Mutex::default();
+        Self(Arc::new(Inner { database, users, devices, clock, waiting }))
     }
 
     /// Sends messages to local users' devices. The same transaction again is done already. Users and devices that are
@@ -116,7 +111,6 @@ impl ToDevice {
         txn_id: &str,
         messages: &Messages,
     ) -> Result<(), ToDeviceError> {
-        self.sweep().await?;
         let addressed = self.address(sender.user_id, event_type, messages).await?;
         let wanted = addressed.len();
         let addressed = self.drop_overflow(addressed).await?;
@@ -251,25 +245,6 @@ impl ToDevice {
                     messages.retain(|(_, device, _)| Some(*device) != gone);
                 }
                 outcome => return outcome.map(drop),
-            }
-        }
-    }
-
-    /// Forgets transactions of the days before yesterday, once a day.
-    async fn sweep(&self) -> Result<(), Error> {
-        let today = self.today();
-        if self.0.swept_day.swap(today, Ordering::Relaxed) == today {
-            return Ok(());
-        }
-        loop {
-            let oldest = self.0.database.scan(&Range::<ToDeviceTransaction>::whole().limit(1)).await?;
-            match oldest.rows.first() {
-                Some(((day, ..), ())) if day.saturating_add(1) < today => {
-                    let mut write = Write::new();
-                    write.delete_prefix::<ToDeviceTransaction>(day);
-                    self.0.database.commit(write).await?;
-                }
-                _ => return Ok(()),
             }
         }
     }

@@ -2,9 +2,13 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#client-config>
 
-use allod_server::{account_data::AccountDataError, push_rules::PUSH_RULES_TYPE, receipts::FULLY_READ_TYPE};
-use http::StatusCode;
+use allod_server::{
+    account_data::AccountDataError, numbers::RoomNumber, push_rules::PUSH_RULES_TYPE,
+    receipts::FULLY_READ_TYPE,
+};
+use http::{Method, StatusCode};
 use ruma::{
+    RoomId, UserId,
     api::{
         client::config::{
             get_global_account_data::v3 as get_global, get_room_account_data::v3 as get_room,
@@ -19,8 +23,9 @@ use crate::{
     app::App,
     auth::Session,
     client::access::{known_room, own},
-    endpoint::Routes,
+    endpoint::{PlainRequest, Routes},
     error::{Error, Result},
+    response::{Response, json_bytes},
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -29,7 +34,15 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(set_global_account_data)
         .endpoint(get_room_account_data)
         .endpoint(set_room_account_data)
+        .route(&Method::DELETE, DELETE_GLOBAL, delete_global)
+        .route(&Method::DELETE, DELETE_ROOM, delete_room)
 }
+
+/// Deleting account data is not in the specification yet (MSC3391); an empty object does the same.
+const DELETE_GLOBAL: &str = "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}";
+/// See [`DELETE_GLOBAL`].
+const DELETE_ROOM: &str =
+    "/_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}";
 
 /// `GET /_matrix/client/v3/user/{userId}/account_data/{type}`
 async fn get_global_account_data(
@@ -84,6 +97,34 @@ async fn set_room_account_data(
     let room = known_room(&app, &request.room_id).await?;
     app.account_data.set(caller.user, Some(room), &event_type, request.data.json().get()).await?;
     Ok(set_room::Response::new())
+}
+
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/account_data/{type}`
+async fn delete_global(app: App, caller: Session, request: PlainRequest) -> Result<Response> {
+    let [user_id, event_type] = request.args.as_slice() else { return Err(Error::unrecognized()) };
+    delete(&app, &caller, user_id, None, event_type).await
+}
+
+/// `DELETE /_matrix/client/unstable/org.matrix.msc3391/user/{userId}/rooms/{roomId}/account_data/{type}`
+async fn delete_room(app: App, caller: Session, request: PlainRequest) -> Result<Response> {
+    let [user_id, room_id, event_type] = request.args.as_slice() else { return Err(Error::unrecognized()) };
+    let room_id = RoomId::parse(room_id.as_str()).map_err(|_| Error::invalid_param("This is no room id"))?;
+    let room = known_room(&app, &room_id).await?;
+    delete(&app, &caller, user_id, Some(room), event_type).await
+}
+
+async fn delete(
+    app: &App,
+    caller: &Session,
+    user_id: &str,
+    room: Option<RoomNumber>,
+    event_type: &str,
+) -> Result<Response> {
+    let user_id = UserId::parse(user_id).map_err(|_| Error::invalid_param("This is no user id"))?;
+    own(caller, &user_id)?;
+    settable(event_type)?;
+    app.account_data.delete(caller.user, room, event_type).await?;
+    Ok(json_bytes("{}"))
 }
 
 fn no_data() -> Error {

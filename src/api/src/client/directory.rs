@@ -231,3 +231,6 @@ impl From<AliasError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,13 +3,14 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#getting-events-for-a-room>
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
 use allod_server::{
+    numbers::UserNumber,
     rooms::{
-        EventFilter,
+        EventFilter, RelationFilter,
         access::{AccessError, View},
         event::StoredEvent,
         pagination::PaginationToken,
@@ -47,7 +48,7 @@ use crate::{
     endpoint::Routes,
     error::{Error, Result},
     response::{Response, json_bytes, json_response},
-    wrapped::DirectionOptional,
+    wrapped::{DirectionOptional, WithQuery},
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -85,8 +86,10 @@ struct Page {
 async fn get_message_events(
     app: App,
     session: Guest,
-    DirectionOptional(request): DirectionOptional<messages::Request>,
+    DirectionOptional(asked): DirectionOptional<WithQuery<messages::Request>>,
 ) -> Result<Response> {
+    let relations = relation_filter(asked.parameter("filter").as_deref());
+    let request = asked.request;
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let direction = match request.dir {
         RumaDirection::Backward => Direction::Backward,
@@ -101,9 +104,10 @@ async fn get_message_events(
         Some(to) => Some(token(&app, &view, to).await?),
         None => None,
     };
-    let filter = EventFilter::from(&request.filter);
+    let filter = EventFilter::from(&request.filter).with_relations(relations);
     let limit = limit(request.limit);
-    let wanted = |event: &StoredEvent| matches(&filter, &view, event);
+    let ignored = app.sync.ignored(session.user).await?;
+    let wanted = |event: &StoredEvent| is_shown(&ignored.users, event) && matches(&filter, &view, event);
     let page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
     let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
     respond(&Page {
@@ -122,7 +126,8 @@ async fn get_context(app: App, session: Guest, request: context::Request) -> Res
     let not_found = || Error::not_found("There is no such event, or you may not see it");
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let filter = EventFilter::from(&request.filter);
-    let wanted = |event: &StoredEvent| matches(&filter, &view, event);
+    let ignored = app.sync.ignored(session.user).await?;
+    let wanted = |event: &StoredEvent| is_shown(&ignored.users, event) && matches(&filter, &view, event);
     let limit = limit(request.limit);
     let found = app.rooms.context(&view, &request.event_id, limit, wanted).await?.ok_or_else(not_found)?;
     let last = found.after.last().unwrap_or(&found.event);
@@ -248,6 +253,16 @@ fn limit(asked: UInt) -> usize {
     usize::try_from(u64::from(asked)).unwrap_or(EVENTS_MAX).min(EVENTS_MAX)
 }
 
+/// Whether nobody whom the user ignores sent it; what they do to the room's state is shown all the same.
+fn is_shown(ignored: &HashSet<UserNumber>, event: &StoredEvent) -> bool {
+    event.record.state_key.is_some() || !ignored.contains(&event.record.sender)
+}
+
+/// What a filter says of relations, which ruma leaves out. One that does not parse was refused before.
+fn relation_filter(filter: Option<&str>) -> RelationFilter {
+    filter.and_then(|filter| serde_json::from_str(filter).ok()).unwrap_or_default()
+}
+
 fn matches(filter: &EventFilter, view: &View, event: &StoredEvent) -> bool {
     filter.is_open() || event.pdu(&view.room).is_ok_and(|pdu| filter.matches(&pdu))
 }
@@ -314,3 +329,6 @@ impl From<AccessError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,6 +166,7 @@ impl From<MembershipError> for Error {
             MembershipError::UnknownRoom => Self::not_found("This server does not know the room"),
             MembershipError::Forbidden(reason) => Self::forbidden(reason),
             MembershipError::GuestsForbidden => Self::guest_access_forbidden(),
+            MembershipError::InviteBlocked => Self::invite_blocked(),
             MembershipError::StillIn => Self::unknown("Leave the room before you forget it"),
             MembershipError::Append(error) => error.into(),
             MembershipError::Storage(error) => error.into(),
@@ -197,3 +198,6 @@ impl From<AppendError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

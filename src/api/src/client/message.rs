@@ -2,7 +2,10 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#sending-events-to-a-room>
 
-use allod_server::rooms::send::{SendError, TransactionName};
+use allod_server::{
+    delayed_events::Wanted,
+    rooms::send::{SendError, TransactionName},
+};
 use http::StatusCode;
 use ruma::api::{
     client::{
@@ -15,39 +18,67 @@ use ruma::api::{
 use crate::{
     app::App,
     auth::{Active, Guest},
-    client::room::caller,
+    client::{
+        delayed_event::{DELAY_PARAMETER, delay},
+        room::caller,
+    },
     endpoint::Routes,
     error::{Error, Result},
+    response::{Response, from_ruma, json_response},
+    wrapped::WithQuery,
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.endpoint(send_message_event).endpoint(send_state_event).endpoint(redact_event)
+    routes.raw_endpoint(send_message_event).raw_endpoint(send_state_event).endpoint(redact_event)
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
-async fn send_message_event(app: App, session: Guest, request: send::Request) -> Result<send::Response> {
+///
+/// With a delay, the event waits (MSC4140).
+async fn send_message_event(app: App, session: Guest, asked: WithQuery<send::Request>) -> Result<Response> {
     if session.suspended {
         return Err(Error::user_suspended());
     }
+    let delay = asked.parameter(DELAY_PARAMETER).as_deref().map(delay).transpose()?;
+    let request = asked.request;
     let kind = request.event_type.to_string();
     let path = format!("send/{}/{kind}", request.room_id);
     let transaction = TransactionName { path: &path, id: request.txn_id.as_str() };
     let content = request.body.json();
-    let event_id = app.rooms.send(&request.room_id, &caller(&session), &kind, content, transaction).await?;
-    Ok(send::Response::new(event_id))
+    let caller = caller(&session);
+    if let Some(delay) = delay {
+        let room_id = &request.room_id;
+        let wanted = Wanted { room_id, kind: &kind, state_key: None, content, delay };
+        let delay_id = app.delayed_events.schedule(&caller, wanted, Some(transaction)).await?;
+        return Ok(waits(&delay_id));
+    }
+    let event_id = app.rooms.send(&request.room_id, &caller, &kind, content, transaction).await?;
+    from_ruma(send::Response::new(event_id))
+}
+
+fn waits(delay_id: &str) -> Response {
+    json_response(StatusCode::OK, &serde_json::json!({ "delay_id": delay_id }))
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}`
 async fn send_state_event(
     app: App,
     session: Active,
-    request: set_state::Request,
-) -> Result<set_state::Response> {
+    asked: WithQuery<set_state::Request>,
+) -> Result<Response> {
+    let delay = asked.parameter(DELAY_PARAMETER).as_deref().map(delay).transpose()?;
+    let request = asked.request;
     let kind = request.event_type.to_string();
     let content = request.body.json();
-    let event_id =
-        app.rooms.set_state(&request.room_id, &caller(&session), &kind, &request.state_key, content).await?;
-    Ok(set_state::Response::new(event_id))
+    let caller = caller(&session);
+    if let Some(delay) = delay {
+        let (room_id, state_key) = (&request.room_id, Some(request.state_key.as_str()));
+        let wanted = Wanted { room_id, kind: &kind, state_key, content, delay };
+        let delay_id = app.delayed_events.schedule(&caller, wanted, None).await?;
+        return Ok(waits(&delay_id));
+    }
+    let event_id = app.rooms.set_state(&request.room_id, &caller, &kind, &request.state_key, content).await?;
+    from_ruma(set_state::Response::new(event_id))
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/redact/{eventId}/{txnId}`

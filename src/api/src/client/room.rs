@@ -81,6 +81,7 @@ impl From<CreateError> for Error {
                 ErrorKind::ThreepidDenied,
                 "This server does not invite by e-mail address or telephone number".to_owned(),
             ),
+            CreateError::InviteBlocked(_) => Self::invite_blocked(),
             CreateError::MayNotPublish => {
                 Self::forbidden("You may not publish rooms in this server's room directory")
             }

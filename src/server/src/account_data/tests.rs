@@ -40,10 +40,10 @@ async fn data_is_by_user_room_and_type() {
 async fn a_sync_sees_each_change_once_and_only_the_last_value() {
     let data = service().await;
     let start = data.head();
-    data.set(ALICE, None, "a", "{}").await.unwrap();
-    data.set(ALICE, None, "b", "{}").await.unwrap();
+    data.set(ALICE, None, "a", r#"{"x":1}"#).await.unwrap();
+    data.set(ALICE, None, "b", r#"{"x":1}"#).await.unwrap();
     let middle = data.head();
-    data.set(BOB, None, "c", "{}").await.unwrap();
+    data.set(BOB, None, "c", r#"{"x":1}"#).await.unwrap();
     data.set(ALICE, None, "a", r#"{"again":true}"#).await.unwrap();
     let end = data.head();
     // "a" is newer than `middle`, so it belongs to the next sync.
@@ -98,7 +98,7 @@ async fn a_user_cannot_fill_the_disk() {
     };
     assert!(matches!(refused, AccountDataError::TooMany));
     assert_eq!(stored, BYTES_PER_USER_MAX / u64::try_from(CONTENT_BYTES_MAX).unwrap());
-    data.set(ALICE, None, "type 0", "{}").await.unwrap();
+    data.set(ALICE, None, "type 0", r#"{"x":1}"#).await.unwrap();
 }
 
 #[tokio::test]
@@ -121,4 +121,27 @@ async fn concurrent_changes_are_all_applied() {
     let list = data.get(ALICE, None, "list").await.unwrap().unwrap();
     let list: BTreeMap<String, bool> = serde_json::from_str(list.content.get()).unwrap();
     assert_eq!(list.len(), 8);
+}
+
+#[tokio::test]
+async fn a_deleted_datum_is_told_to_who_saw_it_and_gone_for_all_others() {
+    let data = service().await;
+    data.delete(ALICE, None, "a").await.unwrap();
+    let before = data.head();
+    let set = data.set(ALICE, None, "a", r#"{"x":1}"#).await.unwrap();
+    assert_eq!(set, before.next(), "deleting nothing writes nothing");
+    for way in ["delete", "set"] {
+        data.set(ALICE, None, "a", r#"{"x":1}"#).await.unwrap();
+        let since = data.head();
+        match way {
+            "delete" => data.delete(ALICE, None, "a").await.unwrap(),
+            _ => drop(data.set(ALICE, None, "a", " { } ").await.unwrap()),
+        }
+        let upto = data.head();
+        assert!(data.get(ALICE, None, "a").await.unwrap().is_none());
+        let told = data.changes(ALICE, Some(since), upto).await.unwrap();
+        assert_eq!(told.len(), 1);
+        assert!(told[0].is_deleted());
+        assert!(data.changes(ALICE, None, upto).await.unwrap().is_empty());
+    }
 }

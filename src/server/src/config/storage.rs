@@ -1,6 +1,12 @@
 //! The `[storage]` section.
 
-use super::{option::section, value::ByteSize};
+use super::{
+    option::section,
+    value::{ByteSize, Interval},
+};
+
+/// The shortest time within which bytes can be erased: rewriting them takes time too.
+const ERASE_WITHIN_MIN: Interval = Interval::seconds(600);
 
 section! {
     /// The database.
@@ -8,13 +14,26 @@ section! {
         /// How much memory the database may use for its caches and buffers. Not set: a sixteenth of
         /// the memory of the machine or its container, at least 32 MiB and at most 1 GiB.
         memory: Option<ByteSize> = None => "256 MiB";
+        /// Within what time the bytes of redacted events, and of what else was erased, are gone from the disk. Nobody can
+        /// read them through the server from the moment of the redaction; this is about the files. The shorter, the more
+        /// often parts of the database are rewritten.
+        erase_within: Interval = Interval::seconds(24 * 3600);
     }
-    check |storage| match storage.memory {
-        Some(memory) if memory < ByteSize::mib(16) => {
-            vec![("memory", format!("{memory} is too little; give it at least 16 MiB"))]
-        }
-        _ => Vec::new(),
-    };
+    check check_storage;
+}
+
+fn check_storage(storage: &Storage) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    if let Some(memory) = storage.memory
+        && memory < ByteSize::mib(16)
+    {
+        problems.push(("memory", format!("{memory} is too little; give it at least 16 MiB")));
+    }
+    if storage.erase_within < ERASE_WITHIN_MIN {
+        let text = format!("{} is too short; give it at least {ERASE_WITHIN_MIN}", storage.erase_within);
+        problems.push(("erase_within", text));
+    }
+    problems
 }
 
 impl Storage {

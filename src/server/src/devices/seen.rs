@@ -44,30 +44,6 @@ impl Devices {
             .collect())
     }
 
-    /// Deletes what is older than the table's lifetime; to be called once a day. Returns how many rows went.
-    pub async fn forget_old_addresses(&self) -> Result<usize, Error> {
-        let oldest_ms = self.oldest_ms();
-        let mut range = Range::<DeviceSeen>::whole();
-        let mut forgotten = 0_usize;
-        loop {
-            let page = self.0.database.scan(&range).await?;
-            let mut write = Write::new();
-            for (key, row) in page.rows.iter().filter(|(_, row)| row.seen_ms < oldest_ms) {
-                // One that was used meanwhile has another row, and keeps it.
-                write.equals::<DeviceSeen>(key, row);
-                write.delete::<DeviceSeen>(key);
-                forgotten = forgotten.saturating_add(1);
-            }
-            if !write.is_empty() {
-                self.0.database.commit(write).await?;
-            }
-            match page.rows.last() {
-                Some((last, _)) if page.more => range = range.continued_after(last),
-                _ => return Ok(forgotten),
-            }
-        }
-    }
-
     fn oldest_ms(&self) -> u64 {
         self.0.clock.now_ms().saturating_sub(SEEN_SECONDS_MAX.saturating_mul(1000))
     }

@@ -48,6 +48,9 @@ pub enum CreateError {
     /// Invitations that need an identity server.
     #[error("this server does not invite by e-mail address or telephone number")]
     ThirdParty,
+    /// Someone who is to be invited does not want invitations of the caller.
+    #[error("{0} does not accept your invitations")]
+    InviteBlocked(OwnedUserId),
     /// The caller may not publish rooms in the directory.
     #[error("you may not publish rooms in the room directory")]
     MayNotPublish,
@@ -75,6 +78,11 @@ impl Rooms {
         let published = request.visibility == Visibility::Public;
         if published && !admin && !self.core.options.users_may_publish {
             return Err(CreateError::MayNotPublish);
+        }
+        for invited in &request.invite {
+            if self.is_invite_blocked(caller, invited).await? {
+                return Err(CreateError::InviteBlocked(invited.clone()));
+            }
         }
         let alias = self.new_alias(request).await?;
         let plan = self.plan(caller, request, alias.as_deref()).await?;

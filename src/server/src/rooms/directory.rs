@@ -1,16 +1,21 @@
 //! The room directory: published rooms with what they show of themselves.
 
-use std::sync::Arc;
+use std::cmp::Reverse;
 
-use ruma::{
-    OwnedRoomAliasId, UInt,
-    directory::{PublicRoomsChunk, PublicRoomsChunkInit, RoomTypeFilter},
-    room::{JoinRuleKind, RoomType},
+use ruma::directory::{PublicRoomsChunk, RoomTypeFilter};
+
+use super::Rooms;
+use crate::{
+    database::Error,
+    numbers::RoomNumber,
+    tables::{
+        Stamped,
+        rooms::{HeadRecord, RoomHead},
+    },
 };
-use serde_json::Value;
 
-use super::{Room, Rooms};
-use crate::{database::Error, numbers::RoomNumber, tables::rooms::HeadRecord};
+/// Rooms that are read at once.
+const CHUNK_ROOMS: usize = 1000;
 
 /// What to look for.
 #[derive(Clone, Debug)]
@@ -37,57 +42,32 @@ pub struct DirectoryPage {
 impl Rooms {
     /// A page of the published rooms that match, the one with the most members first.
     pub async fn directory(&self, query: &DirectoryQuery<'_>) -> Result<DirectoryPage, Error> {
-        let mut sized: Vec<(u32, RoomNumber)> = Vec::new();
-        for number in self.published().await? {
-            sized.push((self.head(number).await?.joined, number));
+        let numbers = self.published().await?;
+        let heads = self.core.database.get_all::<RoomHead>(&numbers).await?;
+        let sized = numbers.into_iter().zip(heads).filter_map(|(number, head)| Some((number, head?)));
+        let mut sized: Vec<(RoomNumber, Stamped<HeadRecord>)> = sized.collect();
+        sized.sort_unstable_by_key(|(number, head)| (Reverse(head.value.joined), *number));
+        if query.term.is_none_or(str::is_empty) && query.room_types.is_empty() {
+            let total = sized.len();
+            let on_page: Vec<_> = sized.into_iter().skip(query.offset).take(query.limit).collect();
+            let shown = self.shown_states(&on_page).await?;
+            let rooms = shown.iter().map(|(room, shown)| shown.directory_entry(room)).collect();
+            return Ok(DirectoryPage { rooms, total });
         }
-        sized.sort_unstable_by(|left, right| right.0.cmp(&left.0).then(left.1.cmp(&right.1)));
-        let everything = query.term.is_none() && query.room_types.is_empty();
         let mut page = DirectoryPage::default();
-        for (_, number) in sized {
-            let in_page = page.total >= query.offset && page.rooms.len() < query.limit;
-            if everything && !in_page {
-                page.total = page.total.saturating_add(1);
-                continue;
-            }
-            let room = self.get(number).await?;
-            let chunk = self.directory_entry(&room).await?;
-            if matches(&chunk, query) {
-                if in_page {
-                    page.rooms.push(chunk);
+        for chunk in sized.chunks(CHUNK_ROOMS) {
+            for (room, shown) in self.shown_states(chunk).await? {
+                let entry = shown.directory_entry(&room);
+                if !matches(&entry, query) {
+                    continue;
+                }
+                if page.total >= query.offset && page.rooms.len() < query.limit {
+                    page.rooms.push(entry);
                 }
                 page.total = page.total.saturating_add(1);
             }
         }
         Ok(page)
-    }
-
-    /// What a room shows of itself to those who are not in it.
-    pub async fn directory_entry(&self, room: &Arc<Room>) -> Result<PublicRoomsChunk, Error> {
-        let head: HeadRecord = self.head(room.number).await?;
-        let text = |content: &Option<Value>, field: &str| {
-            content.as_ref()?.get(field)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
-        };
-        let history = self.current_content(room, "m.room.history_visibility", "").await?;
-        let guests = self.current_content(room, "m.room.guest_access", "").await?;
-        let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
-            num_joined_members: UInt::from(head.joined),
-            room_id: room.room_id.clone(),
-            world_readable: text(&history, "history_visibility").as_deref() == Some("world_readable"),
-            guest_can_join: text(&guests, "guest_access").as_deref() == Some("can_join"),
-        });
-        chunk.name = text(&self.current_content(room, "m.room.name", "").await?, "name");
-        chunk.topic = text(&self.current_content(room, "m.room.topic", "").await?, "topic");
-        chunk.avatar_url =
-            text(&self.current_content(room, "m.room.avatar", "").await?, "url").map(Into::into);
-        chunk.canonical_alias =
-            text(&self.current_content(room, "m.room.canonical_alias", "").await?, "alias")
-                .and_then(|alias| OwnedRoomAliasId::try_from(alias).ok());
-        let rule = text(&self.current_content(room, "m.room.join_rules", "").await?, "join_rule");
-        chunk.join_rule = rule.map_or(JoinRuleKind::Invite, JoinRuleKind::from);
-        chunk.room_type =
-            text(&self.current_content(room, "m.room.create", "").await?, "type").map(RoomType::from);
-        Ok(chunk)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The tree of rooms below a space (§Spaces, `GET /rooms/{roomId}/hierarchy`), as far as this server knows the rooms.
 //!
 //! A page is found by walking the tree again from its root and passing over what earlier pages showed: the token holds
-//! no rooms, and nothing is kept between pages.
+//! no rooms. What each room shows, and its links, are kept in memory until something happens in it.
 
 use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
+use allod_storage::Position;
 use ruma::{OwnedRoomId, RoomId, room::RoomSummary};
 use serde::Serialize;
 use serde_json::{
@@ -12,7 +13,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 
-use super::{Room, Rooms, event::StoredEvent, send::Caller, summary::Shown};
+use super::{Room, Rooms, event::StoredEvent, send::Caller, shown::Shown};
 use crate::database::{Corrupt, Error};
 
 /// Most rooms looked at for one page, those of earlier pages included; the tree ends there.
@@ -169,12 +170,12 @@ impl Rooms {
             if !seen.insert(room_id.clone()) {
                 continue;
             }
-            let Some((room, shown)) = self.accessible(&room_id, caller).await? else { continue };
+            let Some((room, at, shown)) = self.accessible(&room_id, caller).await? else { continue };
             if page.rooms.len() >= query.limit {
                 page.next = Some(query.token(shown_rooms));
                 return Ok(page);
             }
-            let children = self.space_children(&room, &shown, query.suggested_only).await?;
+            let children = self.space_children(&room, at, &shown, query.suggested_only).await?;
             if query.max_depth.is_none_or(|max| depth < max) {
                 let unseen = children.iter().rev().filter(|child| !seen.contains(&child.room_id));
                 waiting.extend(unseen.map(|child| (child.room_id.clone(), depth.saturating_add(1))));
@@ -192,24 +193,40 @@ impl Rooms {
         &self,
         room_id: &RoomId,
         caller: &Caller,
-    ) -> Result<Option<(Arc<Room>, Shown)>, Error> {
+    ) -> Result<Option<(Arc<Room>, Position, Arc<Shown>)>, Error> {
         let Some(room) = self.find(room_id).await? else { return Ok(None) };
-        let shown = self.shown_state(&room).await?;
+        let (at, shown) = self.shown_at(&room).await?;
         let accessible = self.is_accessible(&room, &shown, Some(caller)).await?;
-        Ok(accessible.then_some((room, shown)))
+        Ok(accessible.then_some((room, at, shown)))
     }
 
-    /// The links of a space to the rooms below it, in their order. Other rooms have none that count.
+    /// The links of a space to the rooms below it, in their order. Other rooms have none that count. `at` is where the
+    /// room's newest event stood when `shown` was read.
     pub(crate) async fn space_children(
         &self,
         room: &Room,
+        at: Position,
         shown: &Shown,
         suggested_only: bool,
     ) -> Result<Vec<SpaceChild>, Error> {
-        const KIND: &str = "m.space.child";
         if !shown.is_space() {
             return Ok(Vec::new());
         }
+        let all = match self.core.kept.children.get(&room.number) {
+            Some((kept, children)) if kept == at => children,
+            _ => self.read_children(room, at, shown).await?,
+        };
+        let wanted = all.iter().filter(|child| !suggested_only || child.is_suggested());
+        Ok(wanted.take(CHILDREN_MAX).cloned().collect())
+    }
+
+    async fn read_children(
+        &self,
+        room: &Room,
+        at: Position,
+        shown: &Shown,
+    ) -> Result<Arc<[SpaceChild]>, Error> {
+        const KIND: &str = "m.space.child";
         let entries = self.core.states.all(room, shown.head.root, Some(KIND)).await?;
         let numbers: Vec<_> = entries.into_iter().map(|(_, number)| number).collect();
         let mut children = Vec::new();
@@ -218,9 +235,11 @@ impl Rooms {
                 children.extend(SpaceChild::read(room, &event)?);
             }
         }
-        children.retain(|child| !suggested_only || child.is_suggested());
         children.sort_by(SpaceChild::compare);
-        children.truncate(CHILDREN_MAX);
+        let children: Arc<[SpaceChild]> = children.into();
+        if !self.ends_in_redaction(room, &shown.head).await? {
+            self.core.kept.children.insert(room.number, (at, Arc::clone(&children)));
+        }
         Ok(children)
     }
 }

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{Append, AppendError, Appended, Room, Rooms, send::Caller};
 use crate::{
     database::{Error, Write},
+    invite_rules::Verdict,
     numbers::UserNumber,
     tables::rooms::{Membership, UserRoom},
 };
@@ -25,6 +26,9 @@ pub enum MembershipError {
     /// The room does not let guests in.
     #[error("guests may not join this room")]
     GuestsForbidden,
+    /// The person who is invited does not want invitations of the caller.
+    #[error("the user does not accept your invitations")]
+    InviteBlocked,
     /// A room cannot be forgotten by who is in it.
     #[error("leave the room before you forget it")]
     StillIn,
@@ -92,7 +96,9 @@ impl Rooms {
         mut content: Map<String, Value>,
     ) -> Result<Arc<Room>, MembershipError> {
         let room = self.known(room_id).await?;
-        content.remove("third_party_signed");
+        if let Some(Value::Object(signed)) = content.remove("third_party_signed") {
+            self.redeem(&room, caller, &signed).await?;
+        }
         content.remove("third_party_invite");
         content.remove("join_authorised_via_users_server");
         content
@@ -126,9 +132,21 @@ impl Rooms {
         options: &MembershipOptions,
     ) -> Result<Appended, MembershipError> {
         let room = self.known(room_id).await?;
+        if self.is_invite_blocked(caller, target).await? {
+            return Err(MembershipError::InviteBlocked);
+        }
         let user = self.core.users.number_or_new(target).await?;
         let content = self.member_content(Membership::Invite, user, options).await?;
         self.set_member(&room, caller, target, content).await
+    }
+
+    /// Whether a local user does not want to be invited by the caller.
+    pub(super) async fn is_invite_blocked(&self, caller: &Caller, target: &UserId) -> Result<bool, Error> {
+        if !self.is_ours(target) {
+            return Ok(false);
+        }
+        let Some(user) = self.core.users.number(target).await? else { return Ok(false) };
+        Ok(self.invite_rules(user).await?.judge(&caller.user_id) == Verdict::Block)
     }
 
     /// Leaves a room, or rejects an invitation, or takes back a knock.
@@ -175,8 +193,7 @@ impl Rooms {
             Some(Membership::Join | Membership::Invite | Membership::Knock) => {}
             _ => return Err(MembershipError::Forbidden("the user is not in the room")),
         }
-        self.set_member(&room, caller, target, plain_content(Membership::Leave, options)).await?;
-        Ok(())
+        self.moderate(&room, caller, target, plain_content(Membership::Leave, options)).await
     }
 
     /// Bans a user from a room.
@@ -188,8 +205,7 @@ impl Rooms {
         options: &MembershipOptions,
     ) -> Result<(), MembershipError> {
         let room = self.known(room_id).await?;
-        self.set_member(&room, caller, target, plain_content(Membership::Ban, options)).await?;
-        Ok(())
+        self.moderate(&room, caller, target, plain_content(Membership::Ban, options)).await
     }
 
     /// Lifts a ban.
@@ -204,8 +220,17 @@ impl Rooms {
         if self.membership_of(&room, target).await? != Some(Membership::Ban) {
             return Err(MembershipError::Forbidden("the user is not banned from the room"));
         }
-        self.set_member(&room, caller, target, plain_content(Membership::Leave, options)).await?;
-        Ok(())
+        self.moderate(&room, caller, target, plain_content(Membership::Leave, options)).await
+    }
+
+    async fn moderate(
+        &self,
+        room: &Arc<Room>,
+        caller: &Caller,
+        target: &UserId,
+        content: Map<String, Value>,
+    ) -> Result<(), MembershipError> {
+        self.set_member(room, caller, target, content).await.map(drop)
     }
 
     /// Takes a left room out of the caller's sight.
@@ -265,7 +290,7 @@ impl Rooms {
         Ok(self.member(room.number, user).await?.map(|member| member.membership))
     }
 
-    async fn member_content(
+    pub(super) async fn member_content(
         &self,
         membership: Membership,
         user: UserNumber,
@@ -278,7 +303,7 @@ impl Rooms {
         Ok(content)
     }
 
-    async fn set_member(
+    pub(super) async fn set_member(
         &self,
         room: &Arc<Room>,
         caller: &Caller,

@@ -51,6 +51,7 @@ impl From<MembershipError> for SendError {
             MembershipError::UnknownRoom
             | MembershipError::Forbidden(_)
             | MembershipError::GuestsForbidden
+            | MembershipError::InviteBlocked
             | MembershipError::StillIn => Self::NotInRoom,
             MembershipError::Append(error) => Self::Append(error),
             MembershipError::Storage(error) => Self::Storage(error),

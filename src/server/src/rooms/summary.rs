@@ -1,33 +1,14 @@
 //! What a room shows of itself to those who are not in it, and who those may be (§Room Summaries, §Spaces).
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use ruma::{
     OwnedRoomId, RoomAliasId, RoomId, UInt,
     events::room::encryption::RoomEncryptionEventContent,
     room::{JoinRuleSummary, RestrictedSummary, RoomSummary, RoomType},
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::{Room, Rooms, send::Caller};
-use crate::{
-    database::Error,
-    numbers::EventNumber,
-    tables::rooms::{HeadRecord, Membership},
-};
-
-/// The types of state that a summary is made from, all with an empty state key.
-const KINDS: [&str; 9] = [
-    "m.room.avatar",
-    "m.room.canonical_alias",
-    "m.room.create",
-    "m.room.encryption",
-    "m.room.guest_access",
-    "m.room.history_visibility",
-    "m.room.join_rules",
-    "m.room.name",
-    "m.room.topic",
-];
+use super::{Room, Rooms, send::Caller, shown::Shown};
+use crate::{database::Error, tables::rooms::Membership};
 
 /// Most rooms that restricted join rules may name; those behind them count as not there.
 const ALLOWED_ROOMS_MAX: usize = 100;
@@ -41,24 +22,7 @@ pub struct Summary {
     pub membership: Option<Membership>,
 }
 
-/// The current state that a summary is made from.
-pub(crate) struct Shown {
-    /// The newest end of the room when it was read.
-    pub(crate) head: HeadRecord,
-    contents: BTreeMap<String, Map<String, Value>>,
-}
-
 impl Shown {
-    /// A text in a piece of state; an empty one is none.
-    fn text(&self, kind: &str, field: &str) -> Option<&str> {
-        self.contents.get(kind)?.get(field)?.as_str().filter(|text| !text.is_empty())
-    }
-
-    /// The content of a piece of state.
-    pub(crate) fn content(&self, kind: &str) -> Option<&Map<String, Value>> {
-        self.contents.get(kind)
-    }
-
     pub(crate) fn is_space(&self) -> bool {
         self.text("m.room.create", "type") == Some("m.space")
     }
@@ -142,19 +106,6 @@ impl Rooms {
             None => None,
         };
         Ok(Some(Summary { room: shown.summary(&room), membership }))
-    }
-
-    /// What a room shows now.
-    pub(crate) async fn shown_state(&self, room: &Arc<Room>) -> Result<Shown, Error> {
-        let head = self.head(room.number).await?;
-        let keys: Vec<_> = KINDS.iter().map(|kind| room.hash_key.entry_key(kind, "")).collect();
-        let found = self.core.states.get_many(room, head.root, &keys).await?;
-        let numbers: Vec<EventNumber> = found.into_iter().flatten().collect();
-        let mut contents = BTreeMap::new();
-        for event in self.core.events.load_many(room.number, &numbers).await? {
-            contents.insert(event.record.kind.clone(), event.pdu(room)?.content_as().unwrap_or_default());
-        }
-        Ok(Shown { head, contents })
     }
 
     /// Whether someone may know what a room shows: everybody if it is open, else those who are in it, invited, knocking,

@@ -131,8 +131,8 @@ impl Rooms {
 
     /// What the new room is made from.
     async fn old_state(&self, old: &Arc<Room>) -> Result<Old, Error> {
-        let shown = self.shown_state(old).await?;
-        let children = self.space_children(old, &shown, false).await?;
+        let (at, shown) = self.shown_at(old).await?;
+        let children = self.space_children(old, at, &shown, false).await?;
         let mut state = Map::new();
         for kind in plan::COPIED.iter().chain(&["m.room.create", "m.room.power_levels"]) {
             if let Some(content) = self.current_content(old, kind, "").await? {

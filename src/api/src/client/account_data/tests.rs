@@ -203,3 +203,22 @@ async fn in_a_room_one_types_reads_and_tags() {
     assert_eq!(changes.json(), json!({ "changed": [], "left": [] }));
     assert_eq!(world.get("keys/changes?from=x&to=y").await.status, 400);
 }
+
+#[tokio::test]
+async fn data_is_deleted_by_its_endpoint_or_by_an_empty_object() {
+    let world = world().await;
+    let path = "user/@alice:example.org/account_data/org.example.test";
+    let delete = async |user: &str| {
+        let path =
+            format!("/_matrix/client/unstable/org.matrix.msc3391/user/{user}/account_data/org.example.test");
+        world.server.call_as(&world.alice, Method::DELETE, &path, "").await
+    };
+    for way in ["DELETE", "PUT"] {
+        world.put(path, json!({ "a": 1 })).await;
+        let answer =
+            if way == "PUT" { world.put(path, json!({})).await } else { delete("@alice:example.org").await };
+        assert_eq!(answer.text, "{}");
+        assert_eq!(world.get(path).await.error(), (404, "M_NOT_FOUND".to_owned()), "{way}");
+    }
+    assert_eq!(delete("@bob:example.org").await.error(), (403, "M_FORBIDDEN".to_owned()));
+}

@@ -157,3 +157,26 @@ async fn there_are_no_addresses() {
         assert_eq!(answer.error(), (400, "M_THREEPID_MEDIUM_NOT_SUPPORTED".to_owned()), "{path}");
     }
 }
+
+#[tokio::test]
+async fn settings_of_a_device_go_with_it() {
+    let server = server().await;
+    let bob = register(&server, "bob").await;
+    for kind in ["m", "org.matrix.msc3890"] {
+        let phone = login(&server, "bob", "PHONE").await;
+        let path = |device: &str| {
+            format!(
+                "/_matrix/client/v3/user/@bob:example.org/account_data/{kind}.local_notification_settings.{device}"
+            )
+        };
+        for device in ["PHONE", "OTHER"] {
+            let content = json!({ "is_silenced": true }).to_string();
+            assert_eq!(server.call_as(&bob, Method::PUT, &path(device), content).await.status, 200);
+        }
+        let logout = "/_matrix/client/v3/logout";
+        assert_eq!(server.call_as(&phone, Method::POST, logout, "").await.status, 200);
+        let gone = server.call_as(&bob, Method::GET, &path("PHONE"), "").await;
+        assert_eq!(gone.error(), (404, "M_NOT_FOUND".to_owned()));
+        assert_eq!(server.call_as(&bob, Method::GET, &path("OTHER"), "").await.status, 200);
+    }
+}

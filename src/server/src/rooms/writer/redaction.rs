@@ -75,6 +75,7 @@ impl Writer {
         let redacted = redact(&target.json, &self.room.rules.redaction, None)
             .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
         write.put::<EventJson>(&key, &Bytes::from(redacted));
+        write.erase::<EventJson>(&key);
         write.put::<Redaction>(&key, &Stamped::pending(by));
         if let Some(state_key) = &target.record.state_key {
             // The rules must read the redacted form from now on.

@@ -177,6 +177,7 @@ impl Writer {
         }
         self.count_relation(parent, relating, &record, |count| count.saturating_sub(1), write).await?;
         write.delete::<Relation>(key);
+        write.erase::<Relation>(key);
         self.put_aggregate(parent, aggregate, write);
         Ok(())
     }

@@ -12,7 +12,8 @@ use super::{SyncRequest, filter::SyncFilter, sharing::Changed};
 use crate::{
     account_data::Datum,
     database::Error,
-    numbers::RoomNumber,
+    invite_rules::Verdict,
+    numbers::{RoomNumber, UserNumber},
     rooms::{Room, access::View},
     sync::{
         IgnoreList, Inner,
@@ -168,6 +169,7 @@ impl Answering<'_> {
     async fn select_rooms(&mut self) -> Result<(), Error> {
         let ignored = Arc::clone(&self.ignored);
         self.plan.invited.retain(|entry| !ignored.users.contains(&entry.sender));
+        self.hide_unwanted_invites().await?;
         if self.filter.all_rooms {
             return Ok(());
         }
@@ -179,6 +181,24 @@ impl Answering<'_> {
             }
         }
         self.plan.retain(|room| wanted.contains(&room));
+        Ok(())
+    }
+
+    /// Leaves out invitations that the user's rules for them block or ignore, also those of before there were rules.
+    async fn hide_unwanted_invites(&mut self) -> Result<(), Error> {
+        if self.plan.invited.is_empty() {
+            return Ok(());
+        }
+        let rules = self.inner.sources.rooms.invite_rules(self.request.caller.user).await?;
+        if rules.is_open() {
+            return Ok(());
+        }
+        let senders: Vec<UserNumber> = self.plan.invited.iter().map(|entry| entry.sender).collect();
+        let mut senders = self.inner.sources.users.ids(&senders).await?.into_iter();
+        self.plan.invited.retain(|_| {
+            let sender = senders.next().flatten();
+            sender.is_none_or(|sender| rules.judge(&sender) == Verdict::Allow)
+        });
         Ok(())
     }
 
