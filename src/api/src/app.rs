@@ -31,6 +31,7 @@ use allod_server::{
     sync::Sync,
     tags::Tags,
     tasks::Tasks,
+    thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     typing::{Sequence, Typing},
     uiaa::Uiaa,
@@ -100,6 +101,8 @@ pub struct Services {
     pub rooms: Rooms,
     /// Events that are sent later.
     pub delayed_events: DelayedEvents,
+    /// Which threads users follow.
+    pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
     /// Finding users.
@@ -180,6 +183,7 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
+        let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
         let Base { database, config, clock, random, tasks, identity } = base;
         let federation = Federation::open(FederationSources {
             database,
@@ -204,6 +208,7 @@ impl App {
             profiles,
             rooms,
             delayed_events,
+            thread_subscriptions,
             succession,
             user_directory,
             sync,

@@ -35,6 +35,7 @@ pub mod space;
 pub mod sync;
 pub mod tag;
 pub mod thread;
+pub mod thread_subscription;
 pub mod timestamp;
 pub mod to_device;
 pub mod typing;

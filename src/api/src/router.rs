@@ -39,6 +39,7 @@ pub(crate) fn routes() -> Routes {
     let routes = admin::register::routes(routes);
     let routes = client::account_data::routes(routes);
     let routes = client::delayed_event::routes(routes);
+    let routes = client::thread_subscription::routes(routes);
     let routes = client::tag::routes(routes);
     let routes = client::filter::routes(routes);
     let routes = client::push_rule::routes(routes);

@@ -39,6 +39,7 @@ pub mod sync;
 pub mod tables;
 pub mod tags;
 pub mod tasks;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod typing;
 pub mod uiaa;

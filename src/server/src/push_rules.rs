@@ -23,6 +23,8 @@ use crate::{
     numbers::UserNumber,
 };
 
+mod polls;
+
 /// The type of the datum that holds the rules.
 pub const PUSH_RULES_TYPE: &str = "m.push_rules";
 /// Most rules that a user may have, defaults included.
@@ -235,6 +237,7 @@ fn effective(datum: Option<&Datum>, user_id: &UserId) -> Ruleset {
     let mut defaults = Ruleset::server_default(user_id);
     // Thread subscriptions (MSC4306) are not served, so their rules would never match.
     defaults.postcontent.clear();
+    polls::add(&mut defaults);
     let Some(datum) = datum else { return defaults };
     match serde_json::from_str::<PushRulesEventContent>(datum.content.get()) {
         Ok(mut stored) => {

@@ -42,6 +42,7 @@ mod lookup;
 pub mod membership;
 pub mod mutual;
 pub mod pagination;
+pub mod policy;
 mod power;
 pub mod read;
 pub mod relations;
@@ -142,6 +143,7 @@ pub(crate) struct Core {
     pub(crate) options: RoomOptions,
     pub(crate) account_data: AccountData,
     kept: shown::Kept,
+    policy: policy::Port,
     rooms: Cache<RoomNumber, Arc<Room>>,
     by_name: Cache<OwnedRoomId, RoomNumber>,
     numbers: Counter,
@@ -195,6 +197,7 @@ impl Rooms {
             sights: visibility::KnownSights::new(),
             options,
             kept: shown::Kept::default(),
+            policy: policy::Port::default(),
             rooms: Cache::new(ROOMS_KEPT_MAX),
             by_name: Cache::new(ROOMS_KEPT_MAX),
             numbers,
@@ -293,6 +296,7 @@ impl Rooms {
 
     /// Hands an event to the room's task and waits until it is durable.
     pub async fn append(&self, room: &Arc<Room>, append: Append) -> Result<Appended, AppendError> {
+        self.check_policy(room, &append.draft).await?;
         let (reply, answer) = oneshot::channel();
         let message = task::Message::Append { append: Box::new(append), reply };
         self.tell(room, message).map_err(|not_told| match not_told {

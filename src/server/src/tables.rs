@@ -22,6 +22,7 @@ pub mod keys;
 pub mod meta;
 pub mod profiles;
 pub mod rooms;
+pub mod threads;
 pub mod upkeep;
 pub mod user_data;
 
@@ -323,6 +324,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         keys::TABLES,
         inbox::TABLES,
         federation::TABLES,
+        threads::TABLES,
         upkeep::TABLES,
     ]
     .into_iter()

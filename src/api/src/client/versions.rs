@@ -16,12 +16,13 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// Features outside the advertised versions. A feature is named here by the commit that serves it.
-const UNSTABLE_FEATURES: [&str; 5] = [
+const UNSTABLE_FEATURES: [&str; 6] = [
     "org.matrix.msc3391",
     "org.matrix.msc3874",
     "org.matrix.msc3890",
     "org.matrix.msc4140",
     "org.matrix.msc4155",
+    "org.matrix.msc4306",
 ];
 
 pub(crate) fn routes(routes: Routes) -> Routes {
