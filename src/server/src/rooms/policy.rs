@@ -81,3 +81,67 @@ impl Rooms {
         port.check(room, &server, draft).await.map_err(AppendError::Forbidden)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use futures_util::FutureExt;
+    use ruma::RoomVersionId;
+    use serde_json::{json, value::to_raw_value};
+
+    use super::*;
+    use crate::rooms::{
+        send::{SendError, TransactionName},
+        testing::{Remote, Server},
+    };
+
+    const BOB: &str = "@bob:remote.test";
+
+    /// Refuses everything, and remembers about what it was asked.
+    #[derive(Default)]
+    struct Censor(Mutex<Vec<String>>);
+
+    impl PolicyPort for Censor {
+        fn check<'a>(
+            &'a self,
+            _: &'a Room,
+            _: &'a PolicyServer,
+            draft: &'a Draft,
+        ) -> BoxFuture<'a, Result<(), String>> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(draft.kind.clone());
+            async { Err("not here".to_owned()) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_rooms_policy_server_may_refuse_what_is_sent() {
+        let server = Server::new().await;
+        let censor = Arc::new(Censor::default());
+        server.rooms.ask_policy_servers(Arc::clone(&censor) as Arc<dyn PolicyPort>);
+        let (mut remote, events) = Remote::new(RoomVersionId::V11);
+        let (room, join) = server.adopt(&mut remote, &[events.last().unwrap()]).await;
+        let key = "A".repeat(43);
+        // Without a key, or of a server without a user in the room, it is none.
+        for (content, expected) in [
+            (json!({ "via": "remote.test" }), None),
+            (json!({ "via": "absent.test", "public_keys": { "ed25519": key } }), None),
+            (json!({ "via": "remote.test", "public_keys": { "ed25519": key } }), Some("remote.test")),
+        ] {
+            let tip = server.rooms.forward_extremities(&room).await.unwrap().remove(0);
+            let tip = if remote.nodes.contains_key(&tip) { tip } else { join.clone() };
+            let policy = remote.event(BOB, &[&tip], POLICY_TYPE, Some(""), &content);
+            server.live(&room, &remote, &policy).await;
+            let found = server.rooms.policy_server(&room).await.unwrap();
+            assert_eq!(found.map(|found| found.via.to_string()).as_deref(), expected, "{content}");
+        }
+        let alice = server.caller("alice").await;
+        let content = to_raw_value(&json!({ "msgtype": "m.text", "body": "hello" })).unwrap();
+        let name = TransactionName { path: "/send", id: "1" };
+        let sent = server.rooms.send(&room.room_id, &alice, "m.room.message", &content, name).await;
+        assert!(
+            matches!(sent, Err(SendError::Append(AppendError::Forbidden(reason))) if reason == "not here")
+        );
+        assert_eq!(*censor.0.lock().unwrap(), ["m.room.message"]);
+    }
+}

@@ -112,7 +112,7 @@ async fn push_rules_are_made_changed_and_removed() {
     let default = world.delete("pushrules/global/override/.m.rule.master").await;
     assert_eq!(default.error(), (400, "M_INVALID_PARAM".to_owned()));
     let all = world.get("pushrules/").await.json();
-    assert_eq!(all["global"]["underride"].as_array().unwrap().len(), 5);
+    assert_eq!(all["global"]["underride"].as_array().unwrap().len(), 9);
     assert_eq!(all["global"].get("postcontent"), None);
 }
 

@@ -1,3 +1,5 @@
+//! Delayed events through the router: sent, restarted, cancelled, given up.
+
 use http::Method;
 use serde_json::{Value, json};
 

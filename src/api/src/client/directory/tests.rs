@@ -1,3 +1,5 @@
+//! The room directory with many rooms, and as rooms change.
+
 use std::collections::BTreeSet;
 
 use allod_server::{

@@ -1,3 +1,5 @@
+//! Pages of history: filters by relation, and who is ignored.
+
 use http::Method;
 use serde_json::{Value, json};
 

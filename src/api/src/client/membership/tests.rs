@@ -1,3 +1,5 @@
+//! Invitations and who does not want them, by address too; guests; versions of rooms.
+
 use allod_server::{config::Accounts, tables::accounts::AccountKind};
 use http::Method;
 use ruma::{

@@ -1,3 +1,5 @@
+//! Following threads through the router.
+
 use http::Method;
 use serde_json::{Value, json};
 

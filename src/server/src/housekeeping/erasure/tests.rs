@@ -1,3 +1,5 @@
+//! Which ranges are erased and when, and that the bytes are gone.
+
 use allod_storage::{OpenOptions, Store};
 use ruma::server_name;
 

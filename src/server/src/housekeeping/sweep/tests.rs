@@ -1,3 +1,5 @@
+//! Which rows a sweep deletes, and where it goes on.
+
 use std::{collections::BTreeSet, time::Duration};
 
 use allod_storage::{Position, Store};

@@ -4,3 +4,4 @@ mod forks;
 mod history;
 mod joining;
 mod refused;
+mod versions;
