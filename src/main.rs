@@ -17,8 +17,12 @@ mod admin_client;
 mod arguments;
 #[path = "main/dev.rs"]
 mod dev;
+#[path = "main/fsck.rs"]
+mod fsck;
 #[path = "main/logging.rs"]
 mod logging;
+#[path = "main/opened.rs"]
+mod opened;
 #[path = "main/serve.rs"]
 mod serve;
 #[path = "main/user.rs"]
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::run(&options),
         Command::CheckConfig(file) => check_config(&file),
         Command::GenerateConfig(options) => generate_config(options),
+        Command::Fsck(options) => run_fully(fsck::run(options)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {
@@ -59,6 +64,12 @@ fn main() -> ExitCode {
 /// Runs a command that only talks to the server.
 fn run_briefly(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(command)
+}
+
+/// Runs a command that may open the database, whose services want more than one thread.
+fn run_fully(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(command)
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use allod_server::config::Preset;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use ruma::OwnedServerName;
+use ruma::{OwnedRoomId, OwnedServerName};
 
 /// A Matrix homeserver that a company holds outright.
 #[derive(Debug, Parser)]
@@ -22,6 +22,8 @@ pub(crate) enum Command {
     CheckConfig(ConfigFile),
     /// Prints a configuration to begin with, every option explained.
     GenerateConfig(GenerateConfig),
+    /// Checks that all of the database agrees with the events in it; on a running server or a stopped one.
+    Fsck(Fsck),
     /// Makes and changes accounts of the running server.
     #[command(subcommand)]
     User(User),
@@ -93,6 +95,22 @@ impl From<PresetName> for Preset {
             PresetName::Open => Self::Open,
         }
     }
+}
+
+/// What `allod fsck` is asked to do.
+#[derive(Debug, Args)]
+pub(crate) struct Fsck {
+    /// Only this room, by its id.
+    #[arg(long, value_name = "ROOM")]
+    pub(crate) room: Option<OwnedRoomId>,
+    /// Put right what can be computed from the events.
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Print JSON, an object a room and line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,23 +1,18 @@
 //! `allod serve`: from a configuration to a running server, and to its end.
 
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use allod_api::{
-    app::{App, Base},
+    app::App,
     router,
     server::{Bound, Server},
     tls::{Tls, TlsError},
 };
 use allod_server::{
-    clock::Clock,
     config::{self, Config, ListenAddress, Listeners, Live, Overrides},
-    database::Database,
-    identity::Identity,
-    random::Random,
-    tables,
     tasks::Tasks,
 };
-use allod_storage::{OpenOptions, Store};
+use allod_storage::Store;
 use anyhow::Context;
 use axum::Router;
 use ruma::ServerName;
@@ -28,13 +23,12 @@ use crate::{
     arguments::Serve,
     dev,
     logging::{self, FilterHandle},
+    opened::Opened,
     user::say,
 };
 
 /// Where the configuration is if nobody says.
 const CONFIG_FILE: &str = "/etc/allod/allod.toml";
-/// Records of the commit log that are kept: its consumers are in this process, and start at its end.
-const LOG_RECORDS_MAX: u64 = 100_000;
 /// How long requests may take to finish once the server stops.
 const DRAIN_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -88,19 +82,10 @@ pub(crate) fn check(config: &Config) -> Result<(), Misconfigured> {
 async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -> anyhow::Result<()> {
     // First of all, so that a signal while the server starts is not lost; nor ignored, as process 1 does by default.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let clock = Clock::system();
-    let random = Random::secure().context("this machine gives no randomness")?;
-    let tasks = Tasks::new();
-    let store = open_store(&config, source.forgotten.is_some())?;
-    let database = Database::open(store.clone(), &random).await?;
-    let name = config.server.name.clone();
     let listeners = config.listeners.clone();
     let admin = ListenAddress::Unix(listeners.admin_socket(&config.server.data_dir));
-    let key = config.server.data_dir.join("signing.key");
-    let identity = Identity::open(name.clone(), &key, &random)?;
-    let live = Live::new(config);
-    let base = Base { identity, database, config: live.clone(), clock, random, tasks: tasks.clone() };
-    let app = App::open(base).await?;
+    let Opened { app, store, tasks, live } = Opened::open(config, source.forgotten.is_some()).await?;
+    let name = app.users.server_name().to_owned();
     let server = Server::new(app.clone());
     let mut addresses = Vec::new();
     for address in &listeners.client {
@@ -113,28 +98,6 @@ async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -
     announce(&name, &addresses)?;
     signals.wait(|| reload(&source, &live, filter, tls.as_ref())).await;
     drain(&server, &tasks, &store, &mut signals).await
-}
-
-/// Opens the database, or makes it.
-fn open_store(config: &Config, in_memory: bool) -> anyhow::Result<Store> {
-    if in_memory {
-        return Ok(Store::memory(tables::SPACES));
-    }
-    let folder = &config.server.data_dir;
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| format!("cannot make the data folder {}", folder.display()))?;
-    let mut options = OpenOptions::new(
-        folder.join("database"),
-        tables::SPACES,
-        tables::FORMAT,
-        config.server.name.as_str(),
-    );
-    options.memory_bytes = config.storage.memory_bytes();
-    options.log_records_max = LOG_RECORDS_MAX;
-    Store::open(options).with_context(|| format!("cannot open the database in {}", folder.display()))
 }
 
 fn listen(

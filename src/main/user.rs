@@ -115,12 +115,12 @@ impl Password {
     }
 }
 
-fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
+pub(crate) fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
     answer.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// A name as one segment of a path.
-fn percent_encoded(name: &str) -> String {
+pub(crate) fn percent_encoded(name: &str) -> String {
     let mut path = String::new();
     for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {

@@ -2,4 +2,5 @@
 //! `/_allod/admin`, on the admin socket only, what our own command line calls.
 
 pub mod register;
+pub mod room;
 pub mod user;

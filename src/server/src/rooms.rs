@@ -36,6 +36,7 @@ pub mod alias;
 pub mod create;
 pub mod directory;
 pub mod event;
+pub mod fsck;
 pub mod hierarchy;
 pub mod ingest;
 mod lookup;

@@ -40,6 +40,7 @@ mod current;
 mod extremities;
 mod ingest;
 mod outliers;
+mod recompute;
 mod redaction;
 mod relation;
 mod resolve;
