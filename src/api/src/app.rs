@@ -175,9 +175,12 @@ impl App {
             registration,
             shared_secret,
         } = AccountServices::open(&base).await?;
-        let (profiles, rooms) = rooms::open(&base, &users).await?;
+        let account_data = AccountData::new(base.database.clone());
+        let push_rules = PushRules::new(account_data.clone());
+        let (profiles, rooms) = rooms::open(&base, &users, &push_rules).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
-        let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup);
+        let user_data =
+            UserDataServices::open(&base, &users, &devices, &room_lookup, (account_data, push_rules));
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());

@@ -4,7 +4,13 @@
 //! so that a sync reads only what changed. Writers find out through that row whether someone else was faster.
 //! This service does not know what the types mean: push rules and read markers are written through it by their owners.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use allod_storage::{CommitError, Position};
 use serde_json::value::RawValue;
@@ -83,6 +89,27 @@ impl Datum {
 #[derive(Clone, Debug)]
 pub struct AccountData {
     database: Database,
+    notifying: Arc<Notifying>,
+}
+
+/// Global data that decide whom events notify: push rules and ignore lists.
+const NOTIFYING_TYPES: [&str; 2] = ["m.push_rules", "m.ignored_user_list"];
+/// Users that share a counter of changes.
+const EPOCHS: usize = 4096;
+
+/// How often data changed that decide whom events notify.
+#[derive(Debug)]
+struct Notifying {
+    all: AtomicU64,
+    /// By user, for users whose number ends alike.
+    by_user: Box<[AtomicU64]>,
+}
+
+impl Notifying {
+    fn of(&self, user: UserNumber) -> Option<&AtomicU64> {
+        let number = usize::try_from(user.0).unwrap_or_default();
+        self.by_user.get(number.checked_rem(self.by_user.len())?)
+    }
 }
 
 /// A datum's key without the part.
@@ -93,7 +120,28 @@ type Parts = Vec<(u8, Stamped<AccountDataPart>)>;
 impl AccountData {
     /// Over a database.
     pub fn new(database: Database) -> Self {
-        Self { database }
+        let by_user = (0..EPOCHS).map(|_| AtomicU64::new(0)).collect();
+        Self { database, notifying: Arc::new(Notifying { all: AtomicU64::new(0), by_user }) }
+    }
+
+    /// A number that becomes another when anybody's push rules or ignore list change. Read it before reading those.
+    pub fn notifying_epoch(&self) -> u64 {
+        self.notifying.all.load(Ordering::Acquire)
+    }
+
+    /// The same for one user.
+    pub fn notifying_epoch_of(&self, user: UserNumber) -> u64 {
+        self.notifying.of(user).map_or(0, |epoch| epoch.load(Ordering::Acquire))
+    }
+
+    /// Tells that a datum was changed, or may have been.
+    fn changed(&self, user: UserNumber, room: Option<RoomNumber>, event_type: &str) {
+        if room.is_none() && NOTIFYING_TYPES.contains(&event_type) {
+            if let Some(epoch) = self.notifying.of(user) {
+                epoch.fetch_add(1, Ordering::AcqRel);
+            }
+            self.notifying.all.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// A user's datum of a type, global or of a room. One that was deleted is none.
@@ -131,7 +179,9 @@ impl AccountData {
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
             self.stage(&mut write, user, room, event_type, content).await?;
-            match self.database.commit(write).await {
+            let outcome = self.database.commit(write).await;
+            self.changed(user, room, event_type);
+            match outcome {
                 Err(CommitError::Conflict(_)) => {}
                 other => return Ok(other?),
             }
@@ -155,7 +205,9 @@ impl AccountData {
             let Some(content) = change(datum.as_ref())? else { return Ok(()) };
             let mut write = Write::new();
             self.stage_over(&mut write, key, &parts, event_type, &content).await?;
-            match self.database.commit(write).await {
+            let outcome = self.database.commit(write).await;
+            self.changed(user, room, event_type);
+            match outcome {
                 Err(CommitError::Conflict(_)) => {}
                 other => return other.map(drop).map_err(|error| AccountDataError::from(error).into()),
             }

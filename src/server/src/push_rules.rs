@@ -3,18 +3,22 @@
 //! Kept as the account datum `m.push_rules`, which only this service writes. What is stored is merged with today's
 //! default rules when it is read, so that a new default reaches users who once changed a rule.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use allod_storage::Position;
 use quick_cache::unsync::Cache;
 use ruma::{
-    UserId,
+    OwnedUserId, UserId,
     events::push_rules::PushRulesEventContent,
     push::{
         Action, AnyPushRule, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind,
         Ruleset,
     },
 };
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -23,6 +27,7 @@ use crate::{
     numbers::UserNumber,
 };
 
+mod legacy;
 mod polls;
 
 /// The type of the datum that holds the rules.
@@ -52,6 +57,23 @@ pub enum PushRuleError {
     /// Writing failed.
     #[error(transparent)]
     AccountData(#[from] AccountDataError),
+}
+
+/// What decides whom events notify, for one user.
+#[derive(Clone, Debug, Default)]
+pub struct Preferences {
+    epoch: u64,
+    /// The user's rules; `None` for the defaults.
+    pub rules: Option<Arc<Ruleset>>,
+    /// Whom the user ignores.
+    pub ignored: BTreeSet<OwnedUserId>,
+}
+
+/// The content of `m.ignored_user_list`.
+#[derive(Default, Deserialize)]
+struct IgnoredUserList {
+    #[serde(default)]
+    ignored_users: BTreeMap<OwnedUserId, serde_json::Value>,
 }
 
 /// The service of push rules.
@@ -91,6 +113,36 @@ impl PushRules {
             cache.rulesets.insert(user, Arc::clone(&ruleset));
         }
         Ok(ruleset)
+    }
+
+    /// What decides whom events notify, for one user.
+    pub async fn preferences(&self, user: UserNumber, user_id: &UserId) -> Result<Preferences, Error> {
+        let epoch = self.account_data.notifying_epoch_of(user);
+        let stored = self.account_data.get(user, None, PUSH_RULES_TYPE).await?;
+        let rules = match stored {
+            Some(datum) => Some(Arc::new(effective(Some(&datum), user_id))),
+            None => None,
+        };
+        let ignored = self.account_data.get(user, None, "m.ignored_user_list").await?;
+        let ignored: IgnoredUserList =
+            ignored.and_then(|datum| serde_json::from_str(datum.content.get()).ok()).unwrap_or_default();
+        let ignored = ignored.ignored_users.into_keys().filter(|other| other != user_id).collect();
+        Ok(Preferences { epoch, rules, ignored })
+    }
+
+    /// A number that becomes another when anybody's preferences change.
+    pub fn epoch(&self) -> u64 {
+        self.account_data.notifying_epoch()
+    }
+
+    /// Whether a user's preferences may be others than these.
+    pub fn changed(&self, user: UserNumber, preferences: &Preferences) -> bool {
+        self.account_data.notifying_epoch_of(user) != preferences.epoch
+    }
+
+    /// The rules of users who never changed any; `user_id` stands in some of them.
+    pub fn defaults(user_id: &UserId) -> Ruleset {
+        effective(None, user_id)
     }
 
     /// The content of `m.push_rules` as the user's clients see it.
@@ -237,6 +289,7 @@ fn effective(datum: Option<&Datum>, user_id: &UserId) -> Ruleset {
     let mut defaults = Ruleset::server_default(user_id);
     // Thread subscriptions (MSC4306) are not served, so their rules would never match.
     defaults.postcontent.clear();
+    legacy::add_to(&mut defaults, user_id);
     polls::add(&mut defaults);
     let Some(datum) = datum else { return defaults };
     match serde_json::from_str::<PushRulesEventContent>(datum.content.get()) {

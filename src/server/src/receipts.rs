@@ -34,6 +34,8 @@ use crate::{
 pub const FULLY_READ_TYPE: &str = "m.fully_read";
 /// Most receipts of others that a first sync of a room shows: the latest.
 pub const FIRST_RECEIPTS_MAX: usize = 500;
+/// Receipts of a user that are read at once where many rooms are asked for.
+const OWN_RECEIPTS_READ: usize = 20;
 /// How often a write is tried again when someone else was faster.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -216,14 +218,23 @@ impl Receipts {
     /// The user's receipts in a room, one for each kind and thread.
     pub async fn own(&self, room: RoomNumber, user: UserNumber) -> Result<Vec<OwnReceipt>, Error> {
         let rows = self.database.scan_all(Range::<user_data::Receipt>::prefix(&(room, user))).await?;
-        let own = rows.into_iter().map(|((_, _, kind, _), Stamped { position, value })| OwnReceipt {
-            kind: ReceiptKind::from_key(kind),
-            thread: value.thread,
-            event_id: value.event_id,
-            event_position: Position::new(value.event_position),
-            position,
-        });
-        Ok(own.collect())
+        Ok(own(rows))
+    }
+
+    /// The same for several rooms, in their order.
+    pub async fn own_many(
+        &self,
+        rooms: &[RoomNumber],
+        user: UserNumber,
+    ) -> Result<Vec<Vec<OwnReceipt>>, Error> {
+        let range =
+            |room: &RoomNumber| Range::<user_data::Receipt>::prefix(&(*room, user)).limit(OWN_RECEIPTS_READ);
+        let pages = self.database.scan_many(&rooms.iter().map(range).collect::<Vec<_>>()).await?;
+        let mut all = Vec::with_capacity(rooms.len());
+        for (room, page) in rooms.iter().zip(pages) {
+            all.push(if page.more { self.own(*room, user).await? } else { own(page.rows) });
+        }
+        Ok(all)
     }
 
     async fn receipt(
@@ -353,6 +364,20 @@ impl Receipts {
         );
         Ok(latest)
     }
+}
+
+/// A key of [`user_data::Receipt`].
+type ReceiptKey = (RoomNumber, UserNumber, u8, Hash128);
+
+fn own(rows: Vec<(ReceiptKey, Stamped<StoredReceipt>)>) -> Vec<OwnReceipt> {
+    let own = rows.into_iter().map(|((_, _, kind, _), Stamped { position, value })| OwnReceipt {
+        kind: ReceiptKind::from_key(kind),
+        thread: value.thread,
+        event_id: value.event_id,
+        event_position: Position::new(value.event_position),
+        position,
+    });
+    own.collect()
 }
 
 type Rows = Vec<(ReceiptKind, UserNumber, StoredReceipt)>;

@@ -19,11 +19,13 @@ use crate::{
     database::{Corrupt, Database, Error},
     identity::Identity,
     invite_rules::InviteRules,
-    numbers::{Counter, RoomNumber, UserNumber},
+    numbers::{Counter, EventNumber, RoomNumber, UserNumber},
     profiles::Profiles,
+    push_rules::PushRules,
     random::Random,
-    tables::rooms::{
-        MemberRecord, Membership, Room as RoomTable, RoomByName, RoomMember, RoomRecord, UserRoom,
+    tables::{
+        notified::NotifiedRecord,
+        rooms::{MemberRecord, Membership, Room as RoomTable, RoomByName, RoomMember, RoomRecord, UserRoom},
     },
     tasks::Tasks,
     users::Users,
@@ -119,6 +121,8 @@ pub struct RoomSources {
     pub users: Users,
     /// Profiles, which member events repeat.
     pub profiles: Profiles,
+    /// Push rules, which say whom events notify.
+    pub push_rules: PushRules,
     /// The server's name and signing key.
     pub identity: Identity,
     /// The time.
@@ -134,6 +138,7 @@ pub(crate) struct Core {
     pub(crate) database: Database,
     pub(crate) users: Users,
     pub(crate) profiles: Profiles,
+    pub(crate) push_rules: PushRules,
     pub(crate) identity: Identity,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
@@ -141,6 +146,8 @@ pub(crate) struct Core {
     pub(crate) events: event::Events,
     pub(crate) states: state::States,
     pub(crate) sights: visibility::KnownSights,
+    /// Whom the latest events notify, also of those whose commit is under way.
+    pub(crate) notified: Cache<(RoomNumber, EventNumber), Arc<NotifiedRecord>>,
     pub(crate) options: RoomOptions,
     pub(crate) account_data: AccountData,
     kept: shown::Kept,
@@ -175,11 +182,13 @@ enum NotTold {
 
 /// Most rooms whose constants are kept at hand.
 const ROOMS_KEPT_MAX: usize = 20_000;
+/// Events of which it is remembered whom they notify.
+const NOTIFIED_KEPT_MAX: usize = 10_000;
 
 impl Rooms {
     /// Opens the service.
     pub async fn open(sources: RoomSources, options: RoomOptions) -> Result<Self, Error> {
-        let RoomSources { database, users, profiles, identity, clock, random, tasks } = sources;
+        let RoomSources { database, users, profiles, push_rules, identity, clock, random, tasks } = sources;
         let newest = database.scan(&crate::database::Range::<RoomTable>::whole().reversed().limit(1)).await?;
         let numbers = Counter::after(newest.rows.first().map(|(number, _)| number.0));
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
@@ -189,6 +198,7 @@ impl Rooms {
             database,
             users,
             profiles,
+            push_rules,
             identity,
             clock,
             random,
@@ -196,6 +206,7 @@ impl Rooms {
             events,
             states,
             sights: visibility::KnownSights::new(),
+            notified: Cache::new(NOTIFIED_KEPT_MAX),
             options,
             kept: shown::Kept::default(),
             policy: policy::Port::default(),
@@ -273,6 +284,11 @@ impl Rooms {
         let rows = self.core.database.scan_all(crate::database::Range::<UserRoom>::prefix(&user)).await?;
         let kept = rows.into_iter().filter(|(_, row)| !row.value.forgotten);
         Ok(kept.map(|((_, room), row)| (room, row.value.membership)).collect())
+    }
+
+    /// Whom a late event notifies, if that is in memory.
+    pub(crate) fn notified(&self, room: RoomNumber, event: EventNumber) -> Option<Arc<NotifiedRecord>> {
+        self.core.notified.get(&(room, event))
     }
 
     /// Loader of events.

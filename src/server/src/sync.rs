@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     activity::Activity, follow::Follower, lazy::ToldMembers, members::RoomMembers, memberships::Memberships,
-    room_delta::RoomReader, tail::Tails,
+    room_delta::RoomReader, tail::Tails, unread::Unread,
 };
 use crate::{
     account_data::AccountData,
@@ -27,7 +27,7 @@ use crate::{
     database::{Database, Error},
     filters::Filters,
     keys::{Counts, Keys},
-    numbers::{DeviceNumber, UserNumber},
+    numbers::{DeviceNumber, RoomNumber, UserNumber},
     presence::Presence,
     push_rules::PushRules,
     random::Random,
@@ -55,6 +55,7 @@ mod summary;
 mod tail;
 mod timeline;
 pub mod token;
+mod unread;
 pub mod v3;
 
 /// Users whose ignore list is kept in memory.
@@ -63,6 +64,8 @@ const IGNORE_LISTS_KEPT_MAX: usize = 10_000;
 const EMPTY_INBOXES_KEPT_MAX: usize = 50_000;
 /// Devices whose counts of keys are kept in memory.
 const KEY_COUNTS_KEPT_MAX: usize = 20_000;
+/// Pairs of a room and a user of whom it is kept what is unread.
+const UNREAD_KEPT_MAX: usize = 50_000;
 
 /// What sync reads from.
 #[derive(Clone, Debug)]
@@ -115,6 +118,8 @@ struct Inner {
     empty_inboxes: Cache<DeviceNumber, Position>,
     /// The keys that devices have left, and as of when.
     key_counts: Cache<DeviceNumber, Arc<(Position, Counts)>>,
+    /// What is unread in rooms for users.
+    unread: Cache<(RoomNumber, UserNumber), Arc<Unread>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -176,6 +181,7 @@ impl Sync {
             ignored: Cache::new(IGNORE_LISTS_KEPT_MAX),
             empty_inboxes: Cache::new(EMPTY_INBOXES_KEPT_MAX),
             key_counts: Cache::new(KEY_COUNTS_KEPT_MAX),
+            unread: Cache::new(UNREAD_KEPT_MAX),
         }))
     }
 

@@ -20,6 +20,7 @@ pub mod federation;
 pub mod inbox;
 pub mod keys;
 pub mod meta;
+pub mod notified;
 pub mod profiles;
 pub mod rooms;
 pub mod threads;
@@ -319,6 +320,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         meta::TABLES,
         accounts::TABLES,
         rooms::TABLES,
+        notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
         keys::TABLES,

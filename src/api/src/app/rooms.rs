@@ -4,6 +4,7 @@ use allod_server::{
     config::Who,
     database::Error,
     profiles::Profiles,
+    push_rules::PushRules,
     rooms::{RoomOptions, RoomSources, Rooms},
     sync::{Sync, SyncSources},
     users::Users,
@@ -12,7 +13,11 @@ use allod_server::{
 use super::{Base, user_data::UserDataServices};
 
 /// Profiles, and rooms, which repeat them in member events.
-pub(super) async fn open(base: &Base, users: &Users) -> Result<(Profiles, Rooms), Error> {
+pub(super) async fn open(
+    base: &Base,
+    users: &Users,
+    push_rules: &PushRules,
+) -> Result<(Profiles, Rooms), Error> {
     let Base { database, config, clock, random, tasks, identity } = base.clone();
     let now = config.get();
     let options = RoomOptions {
@@ -21,8 +26,16 @@ pub(super) async fn open(base: &Base, users: &Users) -> Result<(Profiles, Rooms)
         ..RoomOptions::default()
     };
     let profiles = Profiles::new(database.clone(), users.clone());
-    let users = users.clone();
-    let sources = RoomSources { database, users, profiles: profiles.clone(), identity, clock, random, tasks };
+    let sources = RoomSources {
+        database,
+        users: users.clone(),
+        profiles: profiles.clone(),
+        push_rules: push_rules.clone(),
+        identity,
+        clock,
+        random,
+        tasks,
+    };
     let rooms = Rooms::open(sources, options).await?;
     Ok((profiles, rooms))
 }

@@ -38,10 +38,15 @@ pub(super) struct UserDataServices {
 }
 
 impl UserDataServices {
-    pub(super) fn open(base: &Base, users: &Users, devices: &Devices, rooms: &Arc<dyn RoomLookup>) -> Self {
+    pub(super) fn open(
+        base: &Base,
+        users: &Users,
+        devices: &Devices,
+        rooms: &Arc<dyn RoomLookup>,
+        (account_data, push_rules): (AccountData, PushRules),
+    ) -> Self {
         let Base { database, config, clock, tasks, .. } = base;
         let (wakes, ephemeral) = (Wakes::new(), Sequence::new());
-        let account_data = AccountData::new(database.clone());
         let typing = Typing::new(clock.clone(), wakes.clone(), ephemeral.clone());
         typing.run_expiry(tasks);
         let presence = Presence::new(clock.clone(), wakes.clone(), ephemeral.clone());
@@ -53,7 +58,7 @@ impl UserDataServices {
         Self {
             tags: Tags::new(account_data.clone()),
             filters: Filters::new(database.clone()),
-            push_rules: PushRules::new(account_data.clone()),
+            push_rules,
             receipts,
             to_device: ToDevice::new(database.clone(), users.clone(), devices.clone(), clock.clone()),
             keys: Keys::new(database.clone(), users.clone(), devices.clone()),

@@ -56,6 +56,9 @@ impl Server {
         let (random, tasks) = (Random::seeded(7), Tasks::new());
         let (database, users) = (fixture.database.clone(), fixture.users.clone());
         let sources = RoomSources {
+            push_rules: crate::push_rules::PushRules::new(crate::account_data::AccountData::new(
+                database.clone(),
+            )),
             profiles: Profiles::new(database.clone(), users.clone()),
             identity: Identity::ephemeral(users.server_name().to_owned(), &random).unwrap(),
             database,

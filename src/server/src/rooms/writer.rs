@@ -39,6 +39,7 @@ mod checks;
 mod current;
 mod extremities;
 mod ingest;
+mod notify;
 mod outliers;
 mod recompute;
 mod redaction;
@@ -156,6 +157,8 @@ pub(crate) struct Writer {
     graph: AuthGraph,
     /// States that were resolved already: the sorted roots, and what came of them.
     resolved: HashMap<Vec<StateRoot>, StateRoot>,
+    /// Whom events may notify, once that was asked.
+    audience: Option<notify::Audience>,
 }
 
 impl Writer {
@@ -176,6 +179,7 @@ impl Writer {
             spoiled: false,
             graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
             resolved: HashMap::new(),
+            audience: Some(notify::Audience::default()),
         }
     }
 
@@ -189,7 +193,7 @@ impl Writer {
             let ours = core.identity.is_ours(&event.pdu(&room)?.sender);
             tips.push(extremities::Tip::of(&event, ours)?);
         }
-        Ok(Self { version, head, tips, founds: false, ..Self::new(core, room) })
+        Ok(Self { version, head, tips, founds: false, audience: None, ..Self::new(core, room) })
     }
 
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
@@ -223,6 +227,7 @@ impl Writer {
         let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
+        let notified = self.notified(&pdu, &signed.json, (sender, number), target.is_some()).await?;
         let own_checks = 1_usize.saturating_add(usize::from(transaction.is_some()));
         if let Some((device, hash, _)) = &transaction {
             let at_ms = self.core.clock.now_ms();
@@ -230,6 +235,7 @@ impl Writer {
             let done = TransactionRecord { event_id: pdu.event_id.to_string(), at_ms };
             write.put::<Transaction>(&(*device, *hash), &done);
         }
+        self.write_notified(notified, target.as_deref(), &mut write).await?;
         let before = self.head.root;
         let replaces = self.apply_state(&pdu, number, sender, &mut write).await?;
         let record = EventRecord {
@@ -248,6 +254,7 @@ impl Writer {
             replaces,
             transaction: transaction.map(|(device, _, id)| (device, id)),
         };
+        self.follow_audience(&pdu, sender).await?;
         let changed = target.as_ref().map(|target| target.number).into_iter().collect();
         if let Some(target) = target {
             self.redact_target(&target, number, &mut write).await?;

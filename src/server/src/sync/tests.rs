@@ -5,5 +5,6 @@ mod measure;
 mod model;
 mod outside;
 mod resolved;
+mod unread;
 mod waiting;
 mod world;

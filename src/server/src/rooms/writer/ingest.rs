@@ -303,6 +303,15 @@ impl Writer {
         if accepted && live {
             // Also if it is held back: the state may change with it.
             self.put_timeline(number, &mut write);
+            if event.is_shown() {
+                let target = match &effect {
+                    Effect::Applies(target) => Some(Arc::clone(target)),
+                    Effect::Held { .. } | Effect::None => None,
+                };
+                let whose = (event.record.sender, number);
+                let notified = self.notified(pdu, &event.json, whose, target.is_some()).await?;
+                self.write_notified(notified, target.as_deref(), &mut write).await?;
+            }
             self.head.depth = self.head.depth.max(event.record.depth);
             self.extend(incoming, &event, &parents, citing, &mut write).await?;
         }
@@ -353,6 +362,9 @@ impl Writer {
         }
         let roots: Vec<StateRoot> = self.tips.iter().map(|tip| tip.root).collect();
         let root = self.resolved(roots, write).await?;
+        if root != self.head.root {
+            self.doubt_audience();
+        }
         self.apply_root(root, write).await
     }
 

@@ -27,7 +27,7 @@ async fn a_first_sync_shows_the_room_and_the_next_what_is_new() {
     );
     assert_eq!(state(&first, &room), [""; 0]);
     assert_eq!(shown["timeline"]["limited"], false);
-    assert_eq!(shown["unread_notifications"], json!({ "highlight_count": 0, "notification_count": 0 }));
+    assert_eq!(shown["unread_notifications"], json!({ "highlight_count": 0, "notification_count": 1 }));
     assert_eq!(shown["summary"]["m.joined_member_count"], 2);
     assert_eq!(shown["summary"]["m.heroes"], json!(["@alice:example.org"]));
     assert!(shown["timeline"]["events"][7].get("room_id").is_none());

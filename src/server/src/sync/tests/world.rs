@@ -42,7 +42,7 @@ pub(super) struct World {
     pub(super) sync: Sync,
     pub(super) tasks: Tasks,
     pub(super) callers: HashMap<String, Caller>,
-    sent: std::sync::atomic::AtomicU32,
+    pub(super) sent: std::sync::atomic::AtomicU32,
 }
 
 impl World {
@@ -59,10 +59,13 @@ impl World {
             (fixture.database.clone(), fixture.users.clone(), fixture.clock.clone());
         let profiles = Profiles::new(database.clone(), users.clone());
         let identity = Identity::ephemeral(users.server_name().to_owned(), &random).unwrap();
+        let account_data = AccountData::new(database.clone());
+        let push_rules = PushRules::new(account_data.clone());
         let room_sources = RoomSources {
             database: database.clone(),
             users: users.clone(),
             profiles,
+            push_rules: push_rules.clone(),
             identity,
             clock: clock.clone(),
             random: random.clone(),
@@ -70,12 +73,11 @@ impl World {
         };
         let rooms = Rooms::open(room_sources, RoomOptions::default()).await.unwrap();
         let (wakes, sequence) = (Wakes::new(), Sequence::new());
-        let account_data = AccountData::new(database.clone());
         let sources = SyncSources {
             database: database.clone(),
             users: users.clone(),
             rooms: rooms.clone(),
-            push_rules: PushRules::new(account_data.clone()),
+            push_rules,
             filters: Filters::new(database.clone()),
             receipts: Receipts::new(
                 database.clone(),

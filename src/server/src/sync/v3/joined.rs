@@ -22,6 +22,7 @@ use crate::{
         room_delta::{Known, RoomDelta, StateWish, Window},
         summary::Summary,
         timeline::{Timeline, TimelineWish},
+        unread::Count,
     },
 };
 
@@ -36,6 +37,8 @@ impl Answering<'_> {
         let inside = json.mark();
         for joined in self.plan.joined.chunks(PREFETCHED_ROOMS) {
             let prefetched = self.prefetch(joined).await?;
+            let whole: Vec<_> = prefetched.keys().copied().collect();
+            self.inner.prepare_unread(&whole, self.request.caller.user, self.position).await?;
             for joined in joined {
                 self.write_joined_room(json, *joined, prefetched.get(&joined.room), changed).await?;
             }
@@ -101,7 +104,7 @@ impl Answering<'_> {
         if let Some(summary) = &delta.summary {
             write_summary(json, summary);
         }
-        self.write_unread(json);
+        self.write_unread(json, &view).await?;
         json.close();
         Ok(())
     }
@@ -210,14 +213,31 @@ impl Answering<'_> {
         wanted.map(|datum| bare_event(&datum.event_type, &datum.content)).collect()
     }
 
-    /// Nobody counts yet what is unread, but clients expect to be told.
-    fn write_unread(&self, json: &mut Json) {
-        json.member("unread_notifications", &json!({ "highlight_count": 0, "notification_count": 0 }));
-        if self.filter.unread_threads {
+    /// Writes how much is unread: in threads beside the main timeline, if the client wants that, else together.
+    ///
+    /// <https://spec.matrix.org/v1.19/client-server-api/#receiving-notifications>
+    async fn write_unread(&self, json: &mut Json, view: &View) -> Result<(), Error> {
+        let room = view.room.number;
+        let unread = self.inner.unread(room, view.caller.user, self.position).await?;
+        let by_thread = self.filter.unread_threads;
+        write_count(json, "unread_notifications", if by_thread { unread.main() } else { unread.total() });
+        if by_thread && unread.threads().next().is_some() {
             json.object("unread_thread_notifications");
+            for (root, count) in unread.threads() {
+                let root = self.inner.sources.rooms.events().load(room, root).await?;
+                write_count(json, &root.record.event_id, count);
+            }
             json.close();
         }
+        Ok(())
     }
+}
+
+fn write_count(json: &mut Json, name: &str, count: Count) {
+    json.object(name);
+    json.member("highlight_count", &count.highlights);
+    json.member("notification_count", &count.notifications);
+    json.close();
 }
 
 fn render_for_federation(view: &View, events: &[Arc<StoredEvent>]) -> Result<Vec<Vec<u8>>, Error> {
