@@ -19,6 +19,7 @@ mod federation;
 mod first_chat;
 mod http;
 mod load;
+mod media;
 mod program;
 mod running;
 mod server;

@@ -53,6 +53,13 @@ impl Running {
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// The most memory that it has held so far, in KiB.
+    pub(crate) fn memory_kib_peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Tells it to stop, and waits.
     pub(crate) fn stop(mut self) {
         let id = self.process.id().to_string();

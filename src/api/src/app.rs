@@ -16,6 +16,7 @@ use allod_server::{
     identity::Identity,
     key_backup::KeyBackup,
     keys::Keys,
+    media::{self, Media},
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -137,6 +138,8 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// Files that people upload.
+    pub media: Media,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -154,6 +157,9 @@ pub enum OpenError {
     /// Passwords cannot be hashed as configured.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
+    /// Media cannot be kept.
+    #[error(transparent)]
+    Media(#[from] media::OpenError),
     /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -188,6 +194,9 @@ impl App {
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
         let Base { database, config, clock, random, tasks, identity } = base;
+        let media =
+            Media::open(database.clone(), config.clone(), clock.clone(), random.clone(), tasks.clone())
+                .await?;
         let federation = Federation::open(FederationSources {
             database,
             config: config.clone(),
@@ -229,6 +238,7 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
+            media,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

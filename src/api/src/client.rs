@@ -15,6 +15,7 @@ pub mod history;
 pub mod keys;
 pub mod login;
 pub mod logout;
+pub mod media;
 pub mod membership;
 pub mod message;
 pub mod moderation;

@@ -171,10 +171,9 @@ impl Routes {
     pub fn upload_endpoint<R, C, F, Fut>(self, handler: F) -> Self
     where
         R: IncomingRequest + Send + 'static,
-        R::OutgoingResponse: Send,
         C: Caller<R::Authentication>,
         F: Fn(App, C, R, Upload) -> Fut + Clone + Send + Sync + 'static,
-        Fut: Future<Output = Result<R::OutgoingResponse>> + Send + 'static,
+        Fut: Future<Output = Result<Response>> + Send + 'static,
     {
         self.register::<R>(&erase(move |mut call| {
             let handler = handler.clone();
@@ -182,7 +181,7 @@ impl Routes {
                 let caller = C::admit(call.identify(C::TOKEN).await?)?;
                 let request = call.parse::<R>(b"")?;
                 let upload = Upload::new(std::mem::take(&mut call.body));
-                from_ruma(handler(call.app, caller, request, upload).await?)
+                handler(call.app, caller, request, upload).await
             })
         }))
     }

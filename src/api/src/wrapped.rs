@@ -1,6 +1,6 @@
 //! ruma's requests with what ruma leaves out of them.
 
-use http::Method;
+use http::{HeaderMap, Method};
 use ruma::api::{IncomingRequest, Metadata, error::DeserializationError};
 use serde_json::{Map, Value};
 
@@ -99,5 +99,42 @@ impl<R: IncomingRequest> IncomingRequest for DirectionOptional<R> {
             }
         }
         Ok(Self(R::try_from_http_request_inner(http, path_args)?))
+    }
+}
+
+/// A request with its method and headers.
+#[derive(Debug)]
+pub(crate) struct WithHeaders<R> {
+    /// What ruma makes of it.
+    pub(crate) request: R,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl<R> WithHeaders<R> {
+    /// The method, which may be `HEAD` for an endpoint of `GET`, and the headers.
+    pub(crate) fn head(&self) -> (&Method, &HeaderMap) {
+        (&self.method, &self.headers)
+    }
+}
+
+impl<R: Metadata> Metadata for WithHeaders<R> {
+    const METHOD: Method = R::METHOD;
+    const RATE_LIMITED: bool = R::RATE_LIMITED;
+    type Authentication = R::Authentication;
+    type PathBuilder = R::PathBuilder;
+    const PATH_BUILDER: Self::PathBuilder = R::PATH_BUILDER;
+}
+
+impl<R: IncomingRequest> IncomingRequest for WithHeaders<R> {
+    type EndpointError = R::EndpointError;
+    type OutgoingResponse = R::OutgoingResponse;
+
+    fn try_from_http_request_inner(
+        http: http::Request<&[u8]>,
+        path_args: &[&str],
+    ) -> Result<Self, DeserializationError> {
+        let (method, headers) = (http.method().clone(), http.headers().clone());
+        Ok(Self { request: R::try_from_http_request_inner(http, path_args)?, method, headers })
     }
 }

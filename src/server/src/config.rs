@@ -14,6 +14,7 @@ mod federation;
 mod limits;
 mod listeners;
 mod logging;
+mod media;
 mod option;
 mod read;
 mod reload;
@@ -32,6 +33,7 @@ pub use self::{
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
+    media::Media,
     option::{Note, OptionInfo, Section, SectionInfo},
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
@@ -80,6 +82,7 @@ sections! {
     federation: Federation,
     egress: Egress,
     ephemeral: Ephemeral,
+    media: Media,
     limits: Limits,
     logging: Logging,
 }

@@ -22,6 +22,7 @@ pub mod key_backup;
 pub mod keys;
 pub mod last_changes;
 pub mod log;
+pub mod media;
 pub mod numbers;
 pub mod passwords;
 pub mod presence;

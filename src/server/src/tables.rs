@@ -19,6 +19,7 @@ pub mod accounts;
 pub mod federation;
 pub mod inbox;
 pub mod keys;
+pub mod media;
 pub mod meta;
 pub mod notified;
 pub mod profiles;
@@ -326,6 +327,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         keys::TABLES,
         inbox::TABLES,
         federation::TABLES,
+        media::TABLES,
         threads::TABLES,
         upkeep::TABLES,
     ]

@@ -10,6 +10,7 @@
 //! of `1..=p`.
 
 mod batch;
+mod blob;
 pub mod codec;
 mod committer;
 #[cfg(any(test, feature = "conformance"))]
@@ -30,6 +31,7 @@ mod store;
 mod tests;
 
 pub use batch::{AuditEntry, Batch, Check, LogEntry, Op, PositionAt};
+pub use blob::{BlobName, BlobReader, BlobWriter, Blobs, PIECE_BYTES};
 pub use counters::Statistics;
 pub use error::{CommitError, Error};
 pub use limits::{

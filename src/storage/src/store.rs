@@ -140,6 +140,11 @@ impl Store {
         Self::try_memory(spaces).expect("the spaces are declared correctly")
     }
 
+    /// Whether everything is in memory and goes with the process.
+    pub fn forgets(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
     /// The random number that this database was given when it was made.
     pub fn creation_id(&self) -> u128 {
         match self {

@@ -1,0 +1,46 @@
+//! The `[media]` section.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    option::section,
+    value::{ByteSize, Interval},
+};
+
+section! {
+    /// Files that people upload.
+    Media = "media" {
+        /// The folder of the files. Not set: media in data_dir.
+        folder: Option<PathBuf> = None => "/srv/allod/media";
+        /// Largest file that can be uploaded.
+        upload_size: ByteSize = ByteSize::mib(100), Reloaded;
+        /// How much one person may keep here in all. Not set: no limit.
+        quota_per_user: Option<ByteSize> = None => "5 GiB", Reloaded;
+        /// Uploads are refused once the disk has less free space than this.
+        free_space: ByteSize = ByteSize::mib(512), Reloaded;
+        /// How many addresses of files yet to come one person may hold.
+        pending_uploads: u32 = 20, Reloaded;
+        /// How long such an address waits for its file.
+        pending_time: Interval = Interval::seconds(24 * 3600), Reloaded;
+        /// Whether new files can be fetched without an account too, by the addresses of old clients
+        /// and servers. What was uploaded while this was off stays with people who have an account.
+        without_account: bool = false, Reloaded;
+        /// Whether place, time, camera and the like are removed from pictures as they are uploaded.
+        strip_metadata: bool = false, Reloaded;
+        /// Uploaded files go after this time. Not set: they stay until they are deleted.
+        retention: Option<Interval> = None => "365 d", Reloaded;
+    }
+    check |media| {
+        if media.upload_size.0 == 0 {
+            return vec![("upload_size", "nothing could be uploaded; give it a size".to_owned())];
+        }
+        Vec::new()
+    };
+}
+
+impl Media {
+    /// The folder of the files.
+    pub fn folder(&self, data_dir: &Path) -> PathBuf {
+        self.folder.clone().unwrap_or_else(|| data_dir.join("media"))
+    }
+}

@@ -1,0 +1,139 @@
+//! Looking up a file and reading it.
+
+use std::{io, time::Duration};
+
+use allod_storage::BlobReader;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ruma::ServerName;
+use tokio::time::{Instant, timeout_at};
+
+use super::{DAY_MS, Media, is_media_id};
+use crate::{
+    database::{Error, Write},
+    numbers::Hash128,
+    tables::media::{MediaContent, MediaFile, MediaRow},
+};
+
+/// Longest time that a request waits for a file to be uploaded.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Which file, and who wants it.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The server that its address names.
+    pub server: &'a ServerName,
+    /// The media id that its address names.
+    pub media_id: &'a str,
+    /// How long to wait if it has not been uploaded yet.
+    pub wait: Duration,
+    /// Whether it may be asked of another server.
+    pub remote: bool,
+    /// Whether someone with an account asks.
+    pub account: bool,
+}
+
+/// Why a file is not given.
+#[derive(Debug, thiserror::Error)]
+pub enum ContentError {
+    /// There is none, or not for this caller.
+    #[error("there is no such file")]
+    NotFound,
+    /// It has not been uploaded yet.
+    #[error("the file has not been uploaded yet")]
+    NotYetUploaded,
+    /// Its bytes cannot be read.
+    #[error("a file could not be read: {0}")]
+    Io(#[from] io::Error),
+    /// Storage failed.
+    #[error(transparent)]
+    Storage(#[from] Error),
+}
+
+/// A file or thumbnail that may be read.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// Its media type, as the uploader said.
+    pub content_type: Option<String>,
+    /// Its name, as the uploader said.
+    pub file_name: Option<String>,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// A word that is equal for equal bytes, of letters, digits, `-` and `_`.
+    pub tag: String,
+    pub(super) blob: [u8; 16],
+}
+
+impl Content {
+    pub(super) fn of(content: &MediaContent) -> Self {
+        Self {
+            content_type: content.content_type.clone(),
+            file_name: content.file_name.clone(),
+            bytes: content.bytes,
+            tag: URL_SAFE_NO_PAD.encode(content.sha256),
+            blob: content.blob,
+        }
+    }
+}
+
+impl Media {
+    /// Looks a file up, and waits for it if it is about to be uploaded.
+    pub async fn content(&self, wanted: Wanted<'_>) -> Result<Content, ContentError> {
+        let (row, content) = self.find(wanted).await?;
+        tracing::trace!(bytes = content.bytes, "a file is fetched");
+        drop(row);
+        Ok(Content::of(&content))
+    }
+
+    /// The bytes of a file, `length` from `from`.
+    pub async fn read(&self, content: &Content, from: u64, length: u64) -> Result<BlobReader, ContentError> {
+        self.open_blob(content.blob, from, length).await?.ok_or(ContentError::NotFound)
+    }
+
+    pub(super) async fn find(&self, wanted: Wanted<'_>) -> Result<(MediaRow, MediaContent), ContentError> {
+        if !is_media_id(wanted.media_id) {
+            return Err(ContentError::NotFound);
+        }
+        let key = self.key(wanted.server, wanted.media_id);
+        let deadline = Instant::now() + wanted.wait.min(WAIT_MAX);
+        loop {
+            // Listens before it looks, so that what comes between is heard.
+            let mut arrived = std::pin::pin!(self.0.arrived.notified());
+            arrived.as_mut().enable();
+            let row = self.row(key).await?.ok_or(ContentError::NotFound)?;
+            if row.quarantined || (row.needs_account && !wanted.account) && row.content.is_some() {
+                return Err(ContentError::NotFound);
+            }
+            if row.content.is_none() && self.is_over(&row) {
+                return Err(ContentError::NotFound);
+            }
+            if let Some(content) = row.content.clone() {
+                self.saw(key, &row);
+                return Ok((row, content));
+            }
+            if timeout_at(deadline, arrived).await.is_err() {
+                return Err(ContentError::NotYetUploaded);
+            }
+        }
+    }
+
+    fn is_over(&self, row: &MediaRow) -> bool {
+        row.expires_ms.is_some_and(|expires_ms| expires_ms <= self.0.clock.now_ms())
+    }
+
+    /// Notes that a file was fetched, at most once a day. Nobody waits for it, and what is lost does not matter.
+    fn saw(&self, key: Hash128, row: &MediaRow) {
+        let today = day(self.0.clock.now_ms());
+        if row.accessed_day >= today {
+            return;
+        }
+        let mut write = Write::new();
+        write.equals::<MediaFile>(&key, row);
+        write.put::<MediaFile>(&key, &MediaRow { accessed_day: today, ..row.clone() });
+        drop(self.0.database.submit(write));
+    }
+}
+
+/// The day since the Unix epoch.
+pub(super) fn day(ms: u64) -> u32 {
+    u32::try_from(ms / DAY_MS).unwrap_or(u32::MAX)
+}
