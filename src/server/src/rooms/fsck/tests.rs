@@ -1,3 +1,5 @@
+//! Damage of each kind to a room, whether it is found, and whether it is put right.
+
 use allod_storage::Position;
 use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::{json, value::to_raw_value};
@@ -94,7 +96,6 @@ async fn damage(world: &World, damage: Damage) {
     let said = world.event(&world.said).await;
     let topic = world.event(&world.topic).await;
     let mut write = Write::new();
-    let mut head = world.head().await;
     match damage {
         Damage::EventLost => write.delete::<EventJson>(&(room, said.number)),
         Damage::EventAltered => {
@@ -142,6 +143,22 @@ async fn damage(world: &World, damage: Damage) {
                 &Stamped { position: topic.position, value: record },
             );
         }
+        _ => damage_to_the_end(world, damage, &mut write).await,
+    }
+    world.write(write).await;
+    let redacted = world.event(&world.redacted).await.number;
+    for number in [said.number, topic.number, redacted] {
+        world.server.rooms.core.events.invalidate(room, number);
+    }
+}
+
+/// Damages one thing about the room's newest end.
+async fn damage_to_the_end(world: &World, damage: Damage, write: &mut Write) {
+    let database = world.server.fixture.database.clone();
+    let room = world.room.number;
+    let said = world.event(&world.said).await;
+    let mut head = world.head().await;
+    match damage {
         Damage::Extremities => {
             head.extremities = vec![said.number];
             write.put::<RoomHead>(&room, &Stamped::pending(head));
@@ -174,12 +191,7 @@ async fn damage(world: &World, damage: Damage) {
         Damage::RoomIndex => {
             write.delete::<RoomByName>(&database.hash("room", world.room.room_id.as_str()));
         }
-        Damage::Undecodable => unreachable!("rows of nonsense cannot be written by this way"),
-    }
-    world.write(write).await;
-    let redacted = world.event(&world.redacted).await.number;
-    for number in [said.number, topic.number, redacted] {
-        world.server.rooms.core.events.invalidate(room, number);
+        other => panic!("{other:?} is no damage to the end"),
     }
 }
 
