@@ -1,3 +1,5 @@
+//! Files over HTTP: what is answered, with which headers, and what is refused.
+
 use axum::body::Body;
 use http::{Method, Request};
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Pictures that are made small, and hostile ones that are refused.
+
 use image::{
     ExtendedColorType, Frame, ImageEncoder, Rgb, RgbImage, Rgba, RgbaImage, codecs::gif::GifEncoder,
 };

@@ -1,3 +1,5 @@
+//! Metadata that pictures lose, and pictures that stay as they are.
+
 use std::io::Cursor;
 
 use image::{
