@@ -20,6 +20,7 @@ pub mod federation;
 pub mod inbox;
 pub mod keys;
 pub mod meta;
+pub mod outbox;
 pub mod profiles;
 pub mod rooms;
 pub mod user_data;
@@ -304,6 +305,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         keys::TABLES,
         inbox::TABLES,
         federation::TABLES,
+        outbox::TABLES,
     ]
     .into_iter()
     .flatten()
