@@ -20,6 +20,7 @@ pub mod keys;
 pub mod last_changes;
 pub mod log;
 pub mod numbers;
+pub mod outbox;
 pub mod passwords;
 pub mod presence;
 pub mod profiles;
