@@ -10,12 +10,13 @@ use allod_server::{
     database::{Database, Error},
     devices::Devices,
     egress::{EgressError, Names},
-    federation::{Federation, FederationSources},
+    federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     housekeeping,
     identity::Identity,
     key_backup::KeyBackup,
     keys::Keys,
+    outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -40,10 +41,11 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, user_data::UserDataServices};
+use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
 use crate::limits::Limits;
 
 mod accounts;
+mod outbound;
 mod rooms;
 mod user_data;
 
@@ -131,6 +133,10 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// What is sent to other servers; none where federation is off.
+    pub outbox: Option<Outbox>,
+    /// Memberships that may need other servers.
+    pub memberships: RemoteMembership,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -177,6 +183,7 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         housekeeping::start(&devices, &base.tasks);
+        let for_outbound = base.clone();
         let Base { database, config, clock, random, tasks, identity } = base;
         let federation = Federation::open(FederationSources {
             database,
@@ -186,6 +193,8 @@ impl App {
             tasks: tasks.clone(),
             names: Names::system(),
         })?;
+        let Outbound { outbox, memberships } =
+            outbound::open(for_outbound, federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
@@ -217,6 +226,8 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
+            outbox,
+            memberships,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
