@@ -95,8 +95,12 @@ certificate_authorities = ["{path}/authority.pem"]
     }
 
     fn started(mut self) -> Self {
-        self.running = Some(Running::configured(&self.folder.path().join("allod.toml"), &self.name));
+        self.start();
         self
+    }
+
+    fn start(&mut self) {
+        self.running = Some(Running::configured(&self.folder.path().join("allod.toml"), &self.name));
     }
 
     fn client(&self) -> Http {

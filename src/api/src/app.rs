@@ -11,12 +11,13 @@ use allod_server::{
     delayed_events::DelayedEvents,
     devices::Devices,
     egress::{EgressError, Names},
-    federation::{Federation, FederationSources},
+    federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media},
+    outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -42,10 +43,11 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, user_data::UserDataServices};
+use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
 use crate::limits::Limits;
 
 mod accounts;
+mod outbound;
 mod rooms;
 mod upkeep;
 mod user_data;
@@ -140,6 +142,10 @@ pub struct Services {
     pub federation: Option<Federation>,
     /// Files that people upload.
     pub media: Media,
+    /// What is sent to other servers; none where federation is off.
+    pub outbox: Option<Outbox>,
+    /// Memberships that may need other servers.
+    pub memberships: RemoteMembership,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -193,18 +199,11 @@ impl App {
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
-        let Base { database, config, clock, random, tasks, identity } = base;
-        let media =
-            Media::open(database.clone(), config.clone(), clock.clone(), random.clone(), tasks.clone())
-                .await?;
-        let federation = Federation::open(FederationSources {
-            database,
-            config: config.clone(),
-            clock: clock.clone(),
-            identity,
-            tasks: tasks.clone(),
-            names: Names::system(),
-        })?;
+        let media = open_media(&base).await?;
+        let federation = open_federation(&base)?;
+        let Outbound { outbox, memberships } =
+            outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
+        let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
@@ -239,11 +238,24 @@ impl App {
             key_backup: user_data.key_backup,
             federation,
             media,
+            outbox,
+            memberships,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
         })))
     }
+}
+
+async fn open_media(base: &Base) -> Result<Media, OpenError> {
+    let Base { database, config, clock, random, tasks, .. } = base.clone();
+    Ok(Media::open(database, config, clock, random, tasks).await?)
+}
+
+fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
+    let Base { database, config, clock, identity, tasks, .. } = base.clone();
+    let names = Names::system();
+    Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
 }
 
 impl Deref for App {

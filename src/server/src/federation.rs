@@ -5,9 +5,11 @@
 pub mod client;
 pub mod discovery;
 pub mod keys;
+pub mod membership;
 pub mod own_keys;
 pub mod policy;
 pub mod questions;
+pub mod verify;
 pub mod x_matrix;
 
 use crate::{

@@ -24,6 +24,7 @@ pub mod last_changes;
 pub mod log;
 pub mod media;
 pub mod numbers;
+pub mod outbox;
 pub mod passwords;
 pub mod presence;
 pub mod profiles;

@@ -3,7 +3,7 @@
 use allod_storage::LogEntry;
 use serde::{Deserialize, Serialize};
 
-use crate::numbers::{DeviceNumber, EventNumber, RoomNumber, UserNumber};
+use crate::numbers::{DeviceNumber, EventNumber, Hash128, RoomNumber, UserNumber};
 
 /// One thing that happened in a commit. Consumers are woken by it and read the rows; users see nothing of it directly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,18 @@ pub enum Happened {
     State {
         /// The room.
         room: RoomNumber,
+    },
+    /// An event of another server's user that this server has to hand on to the others.
+    Relay {
+        /// The room.
+        room: RoomNumber,
+        /// The event in it.
+        event: EventNumber,
+    },
+    /// Something besides events waits for a server.
+    Queued {
+        /// Hash of the server's name.
+        server: Hash128,
     },
 }
 

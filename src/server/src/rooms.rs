@@ -35,6 +35,7 @@ pub mod access;
 pub mod adopt;
 mod aggregations;
 pub mod alias;
+pub mod candidate;
 pub mod create;
 pub mod directory;
 pub mod event;
@@ -44,6 +45,7 @@ pub mod ingest;
 mod lookup;
 pub mod membership;
 pub mod mutual;
+pub mod outside;
 pub mod pagination;
 pub mod policy;
 mod power;
@@ -240,6 +242,12 @@ impl Rooms {
         let room = Arc::new(self.core.room_of(number, &record)?);
         self.core.rooms.insert(number, Arc::clone(&room));
         Ok(room)
+    }
+
+    /// Every room that the server knows, from outside also.
+    pub async fn all(&self) -> Result<Vec<Arc<Room>>, Error> {
+        let rows = self.core.database.scan_all(crate::database::Range::<RoomTable>::whole()).await?;
+        rows.iter().map(|(number, record)| self.core.room_of(*number, record).map(Arc::new)).collect()
     }
 
     /// Reads what never changes of several rooms at once, so that it is at hand.

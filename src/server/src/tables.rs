@@ -22,6 +22,7 @@ pub mod keys;
 pub mod media;
 pub mod meta;
 pub mod notified;
+pub mod outbox;
 pub mod profiles;
 pub mod rooms;
 pub mod threads;
@@ -330,6 +331,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         media::TABLES,
         threads::TABLES,
         upkeep::TABLES,
+        outbox::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -1,11 +1,11 @@
 //! Messages from device to device: sent once, kept until the device says that it has them.
 //!
 //! A device's inbox has an end: what comes when it is full is dropped, so that an abandoned device cannot stop others
-//! from sending to everybody else. Messages for users of other servers are not this service's business.
+//! from sending to everybody else. Messages for users of other servers are rows of the outbox.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use allod_storage::{CommitError, Position};
@@ -16,6 +16,7 @@ use crate::{
     clock::Clock,
     database::{Database, Error, Range, Write},
     devices::Devices,
+    federation::policy::Policy,
     log::Happened,
     numbers::{DeviceNumber, UserNumber},
     tables::{
@@ -24,6 +25,8 @@ use crate::{
     },
     users::Users,
 };
+
+mod remote;
 
 /// Most messages that wait for a device.
 pub const INBOX_MESSAGES_MAX: u32 = 10_000;
@@ -90,6 +93,8 @@ struct Inner {
     clock: Clock,
     /// How many messages wait for a device, if somebody wanted to know.
     waiting: Mutex<HashMap<DeviceNumber, u32>>,
+    /// Which other servers are spoken to; none without federation.
+    policy: OnceLock<Policy>,
 }
 
 /// A message for one device.
@@ -98,11 +103,17 @@ type Addressed = (UserNumber, DeviceNumber, String);
 impl ToDevice {
     /// Over a database, and the devices that `*` stands for.
     pub fn new(database: Database, users: Users, devices: Devices, clock: Clock) -> Self {
-        let waiting = Mutex::default();
-        Self(Arc::new(Inner { database, users, devices, clock, waiting }))
+        let (waiting, policy) = (Mutex::default(), OnceLock::new());
+        Self(Arc::new(Inner { database, users, devices, clock, waiting, policy }))
     }
 
-    /// Sends messages to local users' devices. The same transaction again is done already. Users and devices that are
+    /// From now on messages also go to users of other servers, of those that this one speaks to.
+    pub fn reach_out(&self, policy: Policy) {
+        // It is said once, when the server starts.
+        let _ = self.0.policy.set(policy);
+    }
+
+    /// Sends messages to users' devices. The same transaction again is done already. Users and devices that are
     /// not there are passed over.
     pub async fn send(
         &self,
@@ -111,6 +122,7 @@ impl ToDevice {
         txn_id: &str,
         messages: &Messages,
     ) -> Result<(), ToDeviceError> {
+        self.send_elsewhere(sender, event_type, txn_id, messages).await?;
         let addressed = self.address(sender.user_id, event_type, messages).await?;
         let wanted = addressed.len();
         let addressed = self.drop_overflow(addressed).await?;

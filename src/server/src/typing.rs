@@ -13,7 +13,7 @@ use std::{
 
 use roaring::RoaringBitmap;
 use ruma::{OwnedUserId, UserId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use crate::{
     clock::Clock,
@@ -49,6 +49,22 @@ impl Sequence {
     }
 }
 
+/// Somebody started, still does, or stopped typing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Typed {
+    /// Where.
+    pub room: RoomNumber,
+    /// Who.
+    pub user: UserNumber,
+    /// The user's id.
+    pub user_id: OwnedUserId,
+    /// Whether they are typing.
+    pub typing: bool,
+}
+
+/// Changes that a slow follower may be behind before it misses some.
+const FOLLOWED_MAX: usize = 512;
+
 /// The service of typing notifications.
 #[derive(Clone, Debug)]
 pub struct Typing(Arc<Inner>);
@@ -61,6 +77,8 @@ struct Inner {
     rooms: Mutex<HashMap<RoomNumber, Room>>,
     /// Told when somebody started, so that the expiry looks at the new deadline.
     started: Notify,
+    /// Tells who is typing beyond this server.
+    told: broadcast::Sender<Typed>,
 }
 
 /// A room in which somebody is typing or was.
@@ -75,8 +93,13 @@ struct Room {
 impl Typing {
     /// Nobody types.
     pub fn new(clock: Clock, wakes: Wakes, sequence: Sequence) -> Self {
-        let (rooms, started) = (Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { clock, wakes, sequence, rooms, started }))
+        let (rooms, started, told) = (Mutex::default(), Notify::new(), broadcast::Sender::new(FOLLOWED_MAX));
+        Self(Arc::new(Inner { clock, wakes, sequence, rooms, started, told }))
+    }
+
+    /// Everything that clients say of typing from now on, repetitions included, but for times that run out.
+    pub fn follow(&self) -> broadcast::Receiver<Typed> {
+        self.0.told.subscribe()
     }
 
     /// A user started typing, or still does.
@@ -93,6 +116,8 @@ impl Typing {
         }
         drop(rooms);
         self.0.started.notify_one();
+        // Nobody may be following.
+        let _ = self.0.told.send(Typed { room, user, user_id: user_id.to_owned(), typing: true });
         if new {
             self.0.wakes.wake_room(room);
         }
@@ -102,11 +127,10 @@ impl Typing {
     pub fn stop(&self, room: RoomNumber, user: UserNumber) {
         let mut rooms = self.rooms();
         let Some(state) = rooms.get_mut(&room) else { return };
-        if state.users.remove(&user).is_none() {
-            return;
-        }
+        let Some((user_id, _)) = state.users.remove(&user) else { return };
         state.version = self.0.sequence.next();
         drop(rooms);
+        let _ = self.0.told.send(Typed { room, user, user_id, typing: false });
         self.0.wakes.wake_room(room);
     }
 

@@ -4,13 +4,16 @@
 
 use std::sync::Arc;
 
-use allod_server::rooms::{
-    AppendError, BuildError, Room,
-    membership::{MembershipError, MembershipOptions},
+use allod_server::{
+    federation::membership::RemoteError,
+    rooms::{
+        AppendError, BuildError, Room,
+        membership::{MembershipError, MembershipOptions},
+    },
 };
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, RoomOrAliasId,
+    OwnedRoomId, OwnedServerName, RoomOrAliasId, RoomVersionId,
     api::{
         client::{
             knock::knock_room::v3 as knock,
@@ -25,7 +28,7 @@ use ruma::{
                 unban_user::v3 as unban,
             },
         },
-        error::ErrorKind,
+        error::{ErrorKind, IncompatibleRoomVersionErrorData},
     },
 };
 
@@ -73,7 +76,8 @@ async fn join_room_by_id(
     session: Guest,
     joining: WithBody<join_by_id::Request>,
 ) -> Result<join_by_id::Response> {
-    let room = join_known(&app, &session, &joining.request.room_id, joining.body).await?;
+    let room_id = <&RoomOrAliasId>::from(&*joining.request.room_id);
+    let room = join_any(&app, &session, room_id, Vec::new(), joining.body).await?;
     Ok(join_by_id::Response::new(room.room_id.clone()))
 }
 
@@ -83,33 +87,36 @@ async fn join_room_by_id_or_alias(
     session: Guest,
     joining: WithBody<join::Request>,
 ) -> Result<join::Response> {
-    let room_id = room_id_of(&app, &joining.request.room_id_or_alias).await?;
-    let room = join_known(&app, &session, &room_id, joining.body).await?;
+    let join::Request { room_id_or_alias, via, .. } = joining.request;
+    let room = join_any(&app, &session, &room_id_or_alias, via, joining.body).await?;
     Ok(join::Response::new(room.room_id.clone()))
 }
 
-async fn join_known(
+async fn join_any(
     app: &App,
     session: &Session,
-    room_id: &ruma::RoomId,
+    room: &RoomOrAliasId,
+    via: Vec<OwnedServerName>,
     content: Map<String, Value>,
 ) -> Result<Arc<Room>> {
     if session.suspended {
         return Err(Error::user_suspended());
     }
     if session.guest {
-        app.rooms.check_guest_access(room_id).await?;
+        // Guests stay on this server.
+        app.rooms.check_guest_access(&room_id_of(app, room).await?).await?;
     }
     let caller = caller(session);
-    let room = app.rooms.join(room_id, &caller, content).await?;
+    let room = app.memberships.join(room, via, &caller, content).await?;
     app.succession.joined(&caller, &room).await?;
     Ok(room)
 }
 
 /// `POST /_matrix/client/v3/knock/{roomIdOrAlias}`
 async fn knock_room(app: App, session: Active, request: knock::Request) -> Result<knock::Response> {
-    let room_id = room_id_of(&app, &request.room_id_or_alias).await?;
-    let room = app.rooms.knock(&room_id, &caller(&session), &with_reason(request.reason)).await?;
+    let knock::Request { room_id_or_alias, reason, via, .. } = request;
+    let options = with_reason(reason);
+    let room = app.memberships.knock(&room_id_or_alias, via, &caller(&session), &options).await?;
     Ok(knock::Response::new(room.room_id.clone()))
 }
 
@@ -123,13 +130,13 @@ async fn invite_user(app: App, session: Active, request: invite::Request) -> Res
         ));
     };
     let options = with_reason(recipient.reason);
-    app.rooms.invite(&request.room_id, &caller(&session), &recipient.user_id, &options).await?;
+    app.memberships.invite(&request.room_id, &caller(&session), &recipient.user_id, &options).await?;
     Ok(invite::Response::new())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
 async fn leave_room(app: App, session: Guest, request: leave::Request) -> Result<leave::Response> {
-    app.rooms.leave(&request.room_id, &caller(&session), &with_reason(request.reason)).await?;
+    app.memberships.leave(&request.room_id, &caller(&session), &with_reason(request.reason)).await?;
     Ok(leave::Response::new())
 }
 
@@ -170,6 +177,34 @@ impl From<MembershipError> for Error {
             MembershipError::StillIn => Self::unknown("Leave the room before you forget it"),
             MembershipError::Append(error) => error.into(),
             MembershipError::Storage(error) => error.into(),
+        }
+    }
+}
+
+/// What another server says is translated, never relayed: a client must not take it for something about its own session.
+impl From<RemoteError> for Error {
+    fn from(error: RemoteError) -> Self {
+        let gateway = |message: &'static str| Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message);
+        match error {
+            RemoteError::Here(error) => error.into(),
+            RemoteError::NotFound(reason) => Self::not_found(reason),
+            RemoteError::Forbidden(reason) => Self::forbidden(reason),
+            RemoteError::UnableToAuthorise => Self::forbidden(error.to_string()),
+            RemoteError::IncompatibleVersion(version) => {
+                let message = "The room's version is not supported by one of the servers";
+                match RoomVersionId::try_from(version.as_str()) {
+                    Ok(version) => {
+                        let data = IncompatibleRoomVersionErrorData::new(version);
+                        Self::new(StatusCode::BAD_REQUEST, ErrorKind::IncompatibleRoomVersion(data), message)
+                    }
+                    Err(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
+                }
+            }
+            RemoteError::Refused => Self::forbidden("This server does not talk to that one"),
+            RemoteError::Unreachable(_) => gateway("The other server cannot be reached").because(error),
+            RemoteError::BadAnswer(_) => gateway("The other server's answer is wrong").because(error),
+            RemoteError::Interrupted => Self::unavailable(error),
+            RemoteError::Storage(error) => error.into(),
         }
     }
 }

@@ -6,6 +6,7 @@ use allod_server::{
     config::Who,
     rooms::{
         create::{CreateError, CreateRoomError},
+        membership::MembershipOptions,
         send::Caller,
     },
     tables::rooms::Membership,
@@ -33,12 +34,23 @@ pub(crate) fn caller(session: &Session) -> Caller {
 }
 
 /// `POST /_matrix/client/v3/createRoom`
-async fn create_room(app: App, session: Active, request: create::Request) -> Result<create::Response> {
+async fn create_room(app: App, session: Active, mut request: create::Request) -> Result<create::Response> {
     if app.config.get().rooms.create == Who::Admins && !session.admin {
         return Err(Error::forbidden("Only administrators may create rooms on this server"));
     }
     let caller = caller(&session);
+    // Those elsewhere are invited once the room is there: their servers have a say.
+    let invited = std::mem::take(&mut request.invite);
+    let (elsewhere, here): (Vec<_>, Vec<_>) =
+        invited.into_iter().partition(|user_id| app.federation.is_some() && !app.users.is_local(user_id));
+    request.invite = here;
     let room_id = app.rooms.create(&caller, &request, session.admin).await?;
+    let options = MembershipOptions { reason: None, is_direct: request.is_direct.then_some(true) };
+    for user_id in elsewhere {
+        if let Err(error) = app.memberships.invite(&room_id, &caller, &user_id, &options).await {
+            tracing::info!(server = %user_id.server_name(), %error, "somebody was not invited to a new room");
+        }
+    }
     // A room may be said to replace another without an upgrade.
     if request.creation_content.is_some() {
         let room = app.rooms.known(&room_id).await?;

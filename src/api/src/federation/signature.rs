@@ -71,6 +71,10 @@ pub(crate) async fn verify(app: &App, claim: &Claim, parts: &Parts, body: &[u8])
         x_matrix::verify(header, key, &parts.method, path, body, app.users.server_name())?;
         verified = true;
     }
+    if verified && let Some(outbox) = &app.outbox {
+        // It is there, so what waits for it need wait no longer.
+        outbox.wake(claim.origin());
+    }
     match missing {
         _ if verified => Ok(()),
         Some(error) => Err(Error::unauthorized("The key of the signature is not to be had").because(error)),

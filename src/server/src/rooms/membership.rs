@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allod_matrix::event::pdu::Pdu;
+use allod_matrix::event::{build::Signed, pdu::Pdu};
 use ruma::{OwnedUserId, RoomId, UserId, events::room::member::MembershipState};
 use serde_json::{Map, Value};
 
@@ -93,16 +93,13 @@ impl Rooms {
         &self,
         room_id: &RoomId,
         caller: &Caller,
-        mut content: Map<String, Value>,
+        content: Map<String, Value>,
     ) -> Result<Arc<Room>, MembershipError> {
         let room = self.known(room_id).await?;
-        if let Some(Value::Object(signed)) = content.remove("third_party_signed") {
-            self.redeem(&room, caller, &signed).await?;
+        if let Some(Value::Object(signed)) = content.get("third_party_signed") {
+            self.redeem(&room, caller, signed).await?;
         }
-        content.remove("third_party_invite");
-        content.remove("join_authorised_via_users_server");
-        content
-            .extend(self.member_content(Membership::Join, caller.user, &MembershipOptions::default()).await?);
+        let mut content = self.own_member_content(Membership::Join, caller.user, content).await?;
         if let Some(authoriser) = self.join_authoriser(&room, caller).await? {
             content.insert("join_authorised_via_users_server".to_owned(), authoriser.to_string().into());
         }
@@ -147,6 +144,34 @@ impl Rooms {
         }
         let Some(user) = self.core.users.number(target).await? else { return Ok(false) };
         Ok(self.invite_rules(user).await?.judge(&caller.user_id) == Verdict::Block)
+    }
+
+    /// An invitation that is not in the room yet: the invited user's server has to sign it.
+    pub(crate) async fn invitation(
+        &self,
+        room: &Room,
+        caller: &Caller,
+        target: &UserId,
+        options: &MembershipOptions,
+    ) -> Result<Signed, MembershipError> {
+        let user = self.core.users.number_or_new(target).await?;
+        let content = Value::Object(self.member_content(Membership::Invite, user, options).await?);
+        let draft = self.draft(caller, "m.room.member", Some(target.as_str()), &content)?;
+        Ok(self.candidate(room, draft).await?)
+    }
+
+    /// What a local user's member event says: what the client wants in it, but for what others must be able to trust.
+    pub(crate) async fn own_member_content(
+        &self,
+        membership: Membership,
+        user: UserNumber,
+        mut content: Map<String, Value>,
+    ) -> Result<Map<String, Value>, Error> {
+        content.remove("third_party_signed");
+        content.remove("third_party_invite");
+        content.remove("join_authorised_via_users_server");
+        content.extend(self.member_content(membership, user, &MembershipOptions::default()).await?);
+        Ok(content)
     }
 
     /// Leaves a room, or rejects an invitation, or takes back a knock.

@@ -8,7 +8,7 @@ use allod_matrix::{
 };
 use ruma::OwnedUserId;
 
-use super::{Room, Rooms, send::Caller};
+use super::{Room, Rooms, event::StoredEvent, send::Caller};
 use crate::{
     database::{Corrupt, Error, Range},
     tables::rooms::{Membership, RoomMember},
@@ -63,8 +63,19 @@ impl Rooms {
         kind: &str,
         state_key: &str,
     ) -> Result<Option<Arc<Pdu>>, Error> {
+        let event = self.current_event(room, kind, state_key).await?;
+        event.map(|event| event.pdu(room)).transpose()
+    }
+
+    /// A piece of current state, as it is stored.
+    pub(crate) async fn current_event(
+        &self,
+        room: &Room,
+        kind: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
         let root = self.current_root(room.number).await?;
         let Some(number) = self.core.states.get(room, root, kind, state_key).await? else { return Ok(None) };
-        Ok(Some(self.core.events.load(room.number, number).await?.pdu(room)?))
+        Ok(Some(self.core.events.load(room.number, number).await?))
     }
 }

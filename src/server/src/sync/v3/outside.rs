@@ -15,6 +15,7 @@ use crate::{
         room_delta::{RoomDelta, Window},
         timeline::{Timeline, matches},
     },
+    tables::rooms::EventStatus,
 };
 
 impl Answering<'_> {
@@ -54,6 +55,14 @@ impl Answering<'_> {
     async fn stripped_state(&self, room: &Room, entry: &UserRoomEntry) -> Result<Vec<Vec<u8>>, Error> {
         let sources = &self.inner.sources;
         let own = sources.rooms.events().load(room.number, entry.event).await?;
+        let damaged = || Error::Corrupt("EventJson", Corrupt("event does not parse"));
+        if own.record.status == EventStatus::Outlier {
+            // Nobody here is in the room: another server said what is shown.
+            let state = sources.rooms.outside(room.number, self.request.caller.user).await?.state;
+            let mut events: Vec<Vec<u8>> = state.into_iter().map(String::into_bytes).collect();
+            events.push(stripped(&own.json).map_err(|_| damaged())?);
+            return Ok(events);
+        }
         let sender = if entry.sender == self.request.caller.user {
             None
         } else {
@@ -65,7 +74,6 @@ impl Answering<'_> {
         let found = sources.rooms.states().get_many(room, own.record.state_after, &keys).await?;
         let numbers: Vec<EventNumber> = found.into_iter().flatten().collect();
         let events = sources.rooms.events().load_many(room.number, &numbers).await?;
-        let damaged = || Error::Corrupt("EventJson", Corrupt("event does not parse"));
         events.iter().chain([&own]).map(|event| stripped(&event.json).map_err(|_| damaged())).collect()
     }
 
