@@ -72,11 +72,15 @@ impl Ground {
                     Stage::Upward(Upward::from_events(&self.open))
                 }
                 Stage::Upward(upward) => {
-                    if upward.is_done() {
+                    // What was found must be walked to its end before anything follows from it.
+                    if !self.grounded.advance(view) {
+                        return None;
+                    }
+                    self.open -= &self.grounded.seen;
+                    if self.open.is_empty() || upward.is_done() {
                         return Some(std::mem::take(&mut self.open));
                     }
                     upward.advance(&mut self.grounded, view)?;
-                    self.open -= &self.grounded.seen;
                     continue;
                 }
             };
@@ -159,8 +163,7 @@ impl Upward {
             }
             None => true,
         });
-        let walked = grounded.advance(view);
-        (walked && (grounds || self.examining.is_empty())).then_some(())
+        (grounds || self.examining.is_empty()).then_some(())
     }
 
     /// Puts what refers to the unexpanded events among the unexamined. Nothing refers to a

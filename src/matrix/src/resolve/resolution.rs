@@ -122,6 +122,12 @@ impl Resolution {
         self.given.state.insert((kind, state_key), number);
     }
 
+    /// The full conflicted set, once the power events are applied.
+    #[cfg(test)]
+    pub(super) fn full_conflicted_set(&self) -> &RoaringBitmap {
+        &self.full
+    }
+
     /// Goes as far as it can with what it was told.
     pub fn step(&mut self, graph: &mut AuthGraph) -> Progress {
         let mut given = std::mem::take(&mut self.given);

