@@ -14,6 +14,7 @@ use allod_server::{
     filters::Filters,
     housekeeping,
     identity::Identity,
+    inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
     passwords::PasswordError,
@@ -40,10 +41,11 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, user_data::UserDataServices};
+use self::{accounts::AccountServices, inbound::InboundBase, user_data::UserDataServices};
 use crate::limits::Limits;
 
 mod accounts;
+mod inbound;
 mod rooms;
 mod user_data;
 
@@ -131,6 +133,8 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// What other servers send and ask; none where federation is off.
+    pub inbound: Option<Inbound>,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -179,13 +183,15 @@ impl App {
         housekeeping::start(&devices, &base.tasks);
         let Base { database, config, clock, random, tasks, identity } = base;
         let federation = Federation::open(FederationSources {
-            database,
+            database: database.clone(),
             config: config.clone(),
             clock: clock.clone(),
-            identity,
+            identity: identity.clone(),
             tasks: tasks.clone(),
             names: Names::system(),
         })?;
+        let base = InboundBase { database, clock: clock.clone(), identity, tasks: tasks.clone() };
+        let inbound = inbound::open(base, federation.as_ref(), &users, &rooms, &user_data).await?;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
@@ -217,6 +223,7 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
+            inbound,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

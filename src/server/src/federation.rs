@@ -8,6 +8,7 @@ pub mod keys;
 pub mod own_keys;
 pub mod policy;
 pub mod questions;
+pub mod verify;
 pub mod x_matrix;
 
 use crate::{

@@ -15,6 +15,7 @@ pub mod federation;
 pub mod filters;
 pub mod housekeeping;
 pub mod identity;
+pub mod inbound;
 pub mod key_backup;
 pub mod keys;
 pub mod last_changes;

@@ -49,6 +49,13 @@ pub enum Happened {
         /// The room.
         room: RoomNumber,
     },
+    /// An event of another server's user that this server has to hand on to the others.
+    Relay {
+        /// The room.
+        room: RoomNumber,
+        /// The event in it.
+        event: EventNumber,
+    },
 }
 
 impl Happened {

@@ -34,6 +34,7 @@ pub mod alias;
 pub mod create;
 pub mod directory;
 pub mod event;
+pub mod federation;
 pub mod hierarchy;
 pub mod ingest;
 mod lookup;
@@ -49,6 +50,7 @@ pub mod send;
 pub mod state;
 pub mod summary;
 mod task;
+pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod threads;

@@ -113,6 +113,7 @@ impl Follower {
             Happened::DeviceList { .. } => self.activity.device_list(at),
             Happened::Receipt { room } => self.activity.receipt(room, at),
             Happened::State { room } => self.activity.state(room, at),
+            Happened::Relay { .. } => {}
         }
     }
 
@@ -124,7 +125,7 @@ impl Follower {
             | Happened::ToDevice { user, .. } => {
                 self.wakes.wake_user(user);
             }
-            Happened::State { .. } => {}
+            Happened::State { .. } | Happened::Relay { .. } => {}
             Happened::DeviceList { user } => {
                 // Those who share a room want to know, and which rooms that are is known of local users.
                 match self.memberships.current(user).await {
