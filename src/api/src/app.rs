@@ -14,6 +14,7 @@ use allod_server::{
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
+    inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media},
@@ -47,6 +48,7 @@ use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataSer
 use crate::limits::Limits;
 
 mod accounts;
+mod inbound;
 mod outbound;
 mod rooms;
 mod upkeep;
@@ -146,6 +148,8 @@ pub struct Services {
     pub outbox: Option<Outbox>,
     /// Memberships that may need other servers.
     pub memberships: RemoteMembership,
+    /// What other servers send and ask; none where federation is off.
+    pub inbound: Option<Inbound>,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -203,6 +207,7 @@ impl App {
         let federation = open_federation(&base)?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
+        let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -240,6 +245,7 @@ impl App {
             media,
             outbox,
             memberships,
+            inbound,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

@@ -3,6 +3,7 @@
 use allod_server::{
     egress::EgressError,
     federation::{Federation, client::ClientError},
+    inbound::Inbound,
 };
 use http::StatusCode;
 use ruma::api::error::ErrorKind;
@@ -12,15 +13,21 @@ use crate::{
     error::{Error, Result},
 };
 
+pub mod event;
+pub mod hierarchy;
+pub mod membership;
 pub mod openid;
 pub mod public_rooms;
 pub mod query;
+#[cfg(test)]
+mod room_tests;
 pub mod server_keys;
 pub(crate) mod signature;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod transaction;
 pub mod user;
 pub mod version;
 
@@ -53,4 +60,9 @@ impl From<ClientError> for Error {
             }
         }
     }
+}
+
+/// What takes what other servers send and ask: 404 where federation is off.
+pub(crate) fn inbound(app: &App) -> Result<&Inbound> {
+    app.inbound.as_ref().ok_or_else(Error::unrecognized)
 }

@@ -77,7 +77,11 @@ pub(crate) fn federation_routes(routes: Routes) -> Routes {
     let routes = federation::query::routes(routes);
     let routes = federation::public_rooms::routes(routes);
     let routes = federation::openid::routes(routes);
-    federation::user::routes(routes)
+    let routes = federation::user::routes(routes);
+    let routes = federation::transaction::routes(routes);
+    let routes = federation::event::routes(routes);
+    let routes = federation::hierarchy::routes(routes);
+    federation::membership::routes(routes)
 }
 
 /// The router of the client listeners: other servers are served there too, unless federation is off.

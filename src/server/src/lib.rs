@@ -17,6 +17,7 @@ pub mod filters;
 pub mod guests;
 pub mod housekeeping;
 pub mod identity;
+pub mod inbound;
 pub mod invite_rules;
 pub mod key_backup;
 pub mod keys;

@@ -41,6 +41,17 @@ pub enum PresenceError {
     StatusTooLong,
 }
 
+/// What another server says of a user.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// The state.
+    pub state: PresenceState,
+    /// The status message.
+    pub status: Option<String>,
+    /// For how long the user has done nothing, in milliseconds.
+    pub idle_ms: u64,
+}
+
 /// The service of presence.
 #[derive(Clone, Debug)]
 pub struct Presence(Arc<Inner>);
@@ -125,6 +136,18 @@ impl Presence {
             known.status = status;
         });
         Ok(())
+    }
+
+    /// What another server says of a user of its own, of whom it tells again when that changes.
+    pub fn hear(&self, user: UserNumber, user_id: &UserId, rooms: Arc<RoaringBitmap>, told: Told) {
+        let Told { state, status, idle_ms } = told;
+        self.change(user, user_id, Some(rooms), |known, now| {
+            known.last_active_ms = now.saturating_sub(idle_ms);
+            known.last_sync_ms = now;
+            known.syncs = u32::from(state != PresenceState::Offline);
+            known.wanted = state;
+            known.status = status.filter(|status| status.len() <= STATUS_BYTES_MAX);
+        });
     }
 
     /// A sync with this `set_presence` began; it lasts until the guard is dropped.

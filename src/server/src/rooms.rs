@@ -39,6 +39,7 @@ pub mod candidate;
 pub mod create;
 pub mod directory;
 pub mod event;
+pub mod federation;
 pub mod fsck;
 pub mod hierarchy;
 pub mod ingest;
@@ -58,6 +59,7 @@ mod shown;
 pub mod state;
 pub mod summary;
 mod task;
+pub mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 mod third_party;

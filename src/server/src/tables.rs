@@ -17,6 +17,7 @@ use crate::database::Corrupt;
 
 pub mod accounts;
 pub mod federation;
+pub mod inbound;
 pub mod inbox;
 pub mod keys;
 pub mod media;
@@ -327,6 +328,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         user_data::TABLES,
         keys::TABLES,
         inbox::TABLES,
+        inbound::TABLES,
         federation::TABLES,
         media::TABLES,
         threads::TABLES,

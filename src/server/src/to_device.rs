@@ -39,6 +39,9 @@ const COMMIT_BYTES_MAX: usize = 768 * 1024;
 /// What a row costs in a commit besides the message, in bytes.
 const ROW_BYTES: usize = 64;
 
+/// Stands for all devices of other servers in the transactions.
+const REMOTE: DeviceNumber = DeviceNumber(0);
+
 /// Why messages were not sent.
 #[derive(Debug, thiserror::Error)]
 pub enum ToDeviceError {
@@ -134,6 +137,18 @@ impl ToDevice {
             self.commit(sender.device, &transaction, messages).await?;
         }
         Ok(())
+    }
+
+    /// Delivers messages of a user of another server. The same message id of the same sender again is done already.
+    pub async fn deliver(
+        &self,
+        sender: &UserId,
+        event_type: &str,
+        message_id: &str,
+        messages: &Messages,
+    ) -> Result<(), ToDeviceError> {
+        let transaction = format!("{sender}\0{message_id}");
+        self.send(Sender { user_id: sender, device: REMOTE }, event_type, &transaction, messages).await
     }
 
     /// What waits for a device up to a position. Messages up to `acknowledged` have arrived and are deleted.

@@ -65,6 +65,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// Most events in one answer.
 const EVENTS_MAX: usize = 1000;
 
+/// How often other servers are asked for one page.
+const FETCHES_MAX: usize = 5;
+
 /// A page of `/messages` or the surroundings of an event.
 #[derive(Serialize)]
 struct Page {
@@ -108,7 +111,16 @@ async fn get_message_events(
     let limit = limit(request.limit);
     let ignored = app.sync.ignored(session.user).await?;
     let wanted = |event: &StoredEvent| is_shown(&ignored.users, event) && matches(&filter, &view, event);
-    let page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
+    let mut page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
+    // Where the page reaches a gap, what other servers have of it is fetched first.
+    for _ in 0..FETCHES_MAX {
+        let Some(inbound) = app.inbound.as_ref().filter(|_| direction == Direction::Backward) else { break };
+        let floor = page.end.or(to).map_or(0, |end| end.depth);
+        if !inbound.fill_history(&view.room, floor..=from.depth).await {
+            break;
+        }
+        page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
+    }
     let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
     respond(&Page {
         event: None,

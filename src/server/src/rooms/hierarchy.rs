@@ -6,7 +6,7 @@
 use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
 use allod_storage::Position;
-use ruma::{OwnedRoomId, RoomId, room::RoomSummary};
+use ruma::{OwnedRoomId, RoomId, ServerName, room::RoomSummary};
 use serde::Serialize;
 use serde_json::{
     Map, Value,
@@ -52,6 +52,17 @@ pub struct HierarchyRoom {
     pub summary: RoomSummary,
     /// The stripped `m.space.child` events of a space, each with its time.
     pub children: Vec<Box<RawValue>>,
+}
+
+/// One level of the tree, for another server.
+#[derive(Clone, Debug)]
+pub struct ServedHierarchy {
+    /// The space.
+    pub room: HierarchyRoom,
+    /// The rooms below it that the server may know of.
+    pub children: Vec<RoomSummary>,
+    /// Those that it may not know of.
+    pub inaccessible: Vec<OwnedRoomId>,
 }
 
 /// Why there is no tree.
@@ -187,6 +198,38 @@ impl Rooms {
             shown_rooms = shown_rooms.saturating_add(1);
         }
         if shown_rooms == 0 { Err(HierarchyError::Forbidden) } else { Ok(page) }
+    }
+
+    /// A space and the rooms right below it, for another server, which filters them for its users. `None` if the server
+    /// may not know of the space.
+    pub async fn hierarchy_for(
+        &self,
+        server: &ServerName,
+        space: &RoomId,
+        suggested_only: bool,
+    ) -> Result<Option<ServedHierarchy>, Error> {
+        let Some(room) = self.find(space).await? else { return Ok(None) };
+        let shown = self.shown_state(&room).await?;
+        if !self.has_local_member(&room).await? || !self.is_accessible_to(&room, &shown, server).await? {
+            return Ok(None);
+        }
+        let children = self.space_children(&room, &shown, suggested_only).await?;
+        let (mut known, mut inaccessible) = (Vec::new(), Vec::new());
+        for child in &children {
+            let Some(room) = self.find(&child.room_id).await? else { continue };
+            if !self.has_local_member(&room).await? {
+                continue;
+            }
+            let shown = self.shown_state(&room).await?;
+            if self.is_accessible_to(&room, &shown, server).await? {
+                known.push(shown.summary(&room));
+            } else {
+                inaccessible.push(room.room_id.clone());
+            }
+        }
+        let children = children.iter().map(SpaceChild::stripped).collect::<Result<_, _>>()?;
+        let room = HierarchyRoom { summary: shown.summary(&room), children };
+        Ok(Some(ServedHierarchy { room, children: known, inaccessible }))
     }
 
     async fn accessible(

@@ -1,7 +1,7 @@
 //! What a room shows of itself to those who are not in it, and who those may be (§Room Summaries, §Spaces).
 
 use ruma::{
-    OwnedRoomId, RoomAliasId, RoomId, UInt,
+    OwnedRoomId, RoomAliasId, RoomId, ServerName, UInt,
     events::room::encryption::RoomEncryptionEventContent,
     room::{JoinRuleSummary, RestrictedSummary, RoomSummary, RoomType},
 };
@@ -129,6 +129,43 @@ impl Rooms {
                 && self.is_joined(allowed.number, caller.user).await?
             {
                 return Ok(membership != Some(Membership::Ban));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether some user of a server may know what a room shows.
+    pub(crate) async fn is_accessible_to(
+        &self,
+        room: &Room,
+        shown: &Shown,
+        server: &ServerName,
+    ) -> Result<bool, Error> {
+        if !self.allows_server(room, server).await? {
+            return Ok(false);
+        }
+        if shown.is_open() || self.has_user_of(room, server, &[Membership::Join, Membership::Invite]).await? {
+            return Ok(true);
+        }
+        for allowed in shown.allowed_rooms() {
+            if let Some(allowed) = self.find(&allowed).await?
+                && self.has_user_of(&allowed, server, &[Membership::Join]).await?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn has_user_of(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        memberships: &[Membership],
+    ) -> Result<bool, Error> {
+        for membership in memberships {
+            if self.servers_with(room, *membership).await?.contains(server) {
+                return Ok(true);
             }
         }
         Ok(false)

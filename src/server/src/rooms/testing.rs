@@ -43,7 +43,7 @@ use crate::{
 pub(crate) struct Server {
     pub(crate) rooms: Rooms,
     pub(crate) fixture: Fixture,
-    tasks: Tasks,
+    pub(crate) tasks: Tasks,
 }
 
 impl Server {
@@ -183,8 +183,8 @@ pub(crate) fn status(outcome: &IngestOutcome) -> EventStatus {
 pub(crate) struct Remote {
     pub(crate) room_id: OwnedRoomId,
     pub(crate) version: RoomVersionId,
-    rules: RoomVersionRules,
-    keys: HashMap<OwnedServerName, Identity>,
+    pub(crate) rules: RoomVersionRules,
+    pub(crate) keys: HashMap<OwnedServerName, Identity>,
     pub(crate) nodes: HashMap<OwnedEventId, Node>,
     now: u32,
 }
@@ -193,7 +193,7 @@ pub(crate) struct Remote {
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) event: Verified,
-    before: BTreeMap<(String, String), OwnedEventId>,
+    pub(crate) before: BTreeMap<(String, String), OwnedEventId>,
     after: BTreeMap<(String, String), OwnedEventId>,
     depth: u64,
 }

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Rooms, access::View, event::StoredEvent, read::Direction};
+use ruma::ServerName;
+
+use super::{Room, Rooms, access::View, event::StoredEvent, federation::ServerSights, read::Direction};
 use crate::{
     database::{Error, Range},
     tables::rooms::EventTime,
@@ -23,28 +25,64 @@ impl Rooms {
         at_ms: u64,
         direction: Direction,
     ) -> Result<Option<Arc<StoredEvent>>, Error> {
-        let room = view.room.number;
-        let mut range = match direction {
-            Direction::Forward => Range::<EventTime>::between(&(room, at_ms), &(room, u64::MAX)),
-            Direction::Backward => {
-                Range::<EventTime>::between(&(room, 0_u64), &(room, at_ms.saturating_add(1))).reversed()
-            }
-        };
-        range = range.limit(CHUNK_EVENTS);
+        let mut next = Some(range_from(&view.room, at_ms, direction));
         for _ in 0..EXAMINED_MAX / CHUNK_EVENTS {
-            let page = self.core.database.scan(&range).await?;
-            let numbers: Vec<_> = page.rows.iter().map(|((_, _, _, number), ())| *number).collect();
-            let events = self.core.events.load_many(room, &numbers).await?;
+            let Some(range) = next else { return Ok(None) };
+            let (events, more) = self.by_time(&view.room, range).await?;
             let visible = self.visible(view, &events).await?;
             let found = events.into_iter().zip(visible).find(|(_, visible)| *visible);
             if let Some((event, _)) = found {
                 return Ok(Some(event));
             }
-            match page.rows.last() {
-                Some((last, ())) if page.more => range = range.continued_after(last),
-                _ => return Ok(None),
-            }
+            next = more;
         }
         Ok(None)
     }
+
+    /// The same for another server: the nearest event that some user of it may see.
+    pub async fn event_at_time_for(
+        &self,
+        room: &Room,
+        server: &ServerName,
+        at_ms: u64,
+        direction: Direction,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
+        let mut sights = ServerSights::of(server);
+        let mut next = Some(range_from(room, at_ms, direction));
+        for _ in 0..EXAMINED_MAX / CHUNK_EVENTS {
+            let Some(range) = next else { return Ok(None) };
+            let (events, more) = self.by_time(room, range).await?;
+            for event in events {
+                if self.is_visible_to(room, &mut sights, &event).await? {
+                    return Ok(Some(event));
+                }
+            }
+            next = more;
+        }
+        Ok(None)
+    }
+
+    /// The first events of a range, and the rest of it.
+    async fn by_time(
+        &self,
+        room: &Room,
+        range: Range<EventTime>,
+    ) -> Result<(Vec<Arc<StoredEvent>>, Option<Range<EventTime>>), Error> {
+        let page = self.core.database.scan(&range).await?;
+        let numbers: Vec<_> = page.rows.iter().map(|((_, _, _, number), ())| *number).collect();
+        let events = self.core.events.load_many(room.number, &numbers).await?;
+        let more = page.rows.last().filter(|_| page.more).map(|(last, ())| range.continued_after(last));
+        Ok((events, more))
+    }
+}
+
+fn range_from(room: &Room, at_ms: u64, direction: Direction) -> Range<EventTime> {
+    let room = room.number;
+    let range = match direction {
+        Direction::Forward => Range::<EventTime>::between(&(room, at_ms), &(room, u64::MAX)),
+        Direction::Backward => {
+            Range::<EventTime>::between(&(room, 0_u64), &(room, at_ms.saturating_add(1))).reversed()
+        }
+    };
+    range.limit(CHUNK_EVENTS)
 }

@@ -1,0 +1,36 @@
+//! Tables of what other servers send, until it is where it belongs. Ids 240 to 246.
+
+use allod_storage::Position;
+use serde::{Deserialize, Serialize};
+
+use super::Stored;
+use crate::numbers::{Hash128, RoomNumber};
+
+super::tables! {
+    /// What a transaction was answered, by hashes of the server and of the transaction's id.
+    InboundTransaction = 240 in INBOXES: (Hash128, Hash128) => AnswerRecord, Operational, Seconds(7 * 86_400);
+    /// Checked events that wait for their room, in the order of arrival; the last number tells those of one commit apart.
+    InboundStaging = 241 in INBOXES: (RoomNumber, Position, u32) => StagedRecord, Content, Room;
+}
+
+/// Value of [`InboundTransaction`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerRecord {
+    /// The events by their ids, and what was wrong with them.
+    pub pdus: Vec<(String, Option<String>)>,
+    /// When, in milliseconds since the epoch.
+    pub at_ms: u64,
+}
+impl Stored for AnswerRecord {}
+
+/// Value of [`InboundStaging`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedRecord {
+    /// The server that sent it.
+    pub origin: String,
+    /// The event's id.
+    pub event_id: String,
+    /// The event in federation format; its format, signatures and hash were checked.
+    pub json: Vec<u8>,
+}
+impl Stored for StagedRecord {}
