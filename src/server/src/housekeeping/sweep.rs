@@ -16,6 +16,7 @@ use crate::{
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
+        outbox::QueuedEdu,
         rooms::Transaction,
         upkeep::{Chore, ChoreRow, PositionAtTime},
     },
@@ -91,6 +92,12 @@ impl Aged for DeviceListChange {
     }
 }
 
+impl Aged for QueuedEdu {
+    fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
+        times.at(key.1)
+    }
+}
+
 impl Aged for PositionAtTime {
     const IN_ORDER: bool = true;
 
@@ -116,7 +123,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 6] {
+fn sweeps() -> [Sweep; 7] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -133,6 +140,7 @@ fn sweeps() -> [Sweep; 6] {
         of::<Transaction>(),
         of::<ToDeviceTransaction>(),
         of::<DeviceListChange>(),
+        of::<QueuedEdu>(),
         of::<PositionAtTime>(),
     ]
 }
