@@ -191,12 +191,11 @@ impl App {
             registration,
             shared_secret,
         } = AccountServices::open(&base).await?;
-        let account_data = AccountData::new(base.database.clone());
-        let push_rules = PushRules::new(account_data.clone());
-        let (profiles, rooms) = rooms::open(&base, &users, &push_rules).await?;
+        let settings = open_settings(&base);
+        let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data =
-            UserDataServices::open(&base, &users, &devices, &room_lookup, (account_data, push_rules));
+            UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
@@ -251,6 +250,11 @@ impl App {
             boot: random.token(6),
         })))
     }
+}
+
+fn open_settings(base: &Base) -> (AccountData, PushRules) {
+    let account_data = AccountData::new(base.database.clone());
+    (account_data.clone(), PushRules::new(account_data))
 }
 
 async fn open_media(base: &Base) -> Result<Media, OpenError> {

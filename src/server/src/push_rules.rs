@@ -119,10 +119,7 @@ impl PushRules {
     pub async fn preferences(&self, user: UserNumber, user_id: &UserId) -> Result<Preferences, Error> {
         let epoch = self.account_data.notifying_epoch_of(user);
         let stored = self.account_data.get(user, None, PUSH_RULES_TYPE).await?;
-        let rules = match stored {
-            Some(datum) => Some(Arc::new(effective(Some(&datum), user_id))),
-            None => None,
-        };
+        let rules = stored.map(|datum| Arc::new(effective(Some(&datum), user_id)));
         let ignored = self.account_data.get(user, None, "m.ignored_user_list").await?;
         let ignored: IgnoredUserList =
             ignored.and_then(|datum| serde_json::from_str(datum.content.get()).ok()).unwrap_or_default();

@@ -215,6 +215,7 @@ fn is_transparent(picture: &DynamicImage) -> bool {
 }
 
 /// What a decoder's complaint means.
+#[expect(clippy::needless_pass_by_value, reason = "handed to `map_err` as it is")]
 pub(super) fn refused(error: image::ImageError) -> PictureError {
     match error {
         image::ImageError::Limits(_) => PictureError::TooLarge,

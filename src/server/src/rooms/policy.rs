@@ -118,7 +118,8 @@ mod tests {
     async fn a_rooms_policy_server_may_refuse_what_is_sent() {
         let server = Server::new().await;
         let censor = Arc::new(Censor::default());
-        server.rooms.ask_policy_servers(Arc::clone(&censor) as Arc<dyn PolicyPort>);
+        let port: Arc<dyn PolicyPort> = censor.clone();
+        server.rooms.ask_policy_servers(port);
         let (mut remote, events) = Remote::new(RoomVersionId::V11);
         let (room, join) = server.adopt(&mut remote, &[events.last().unwrap()]).await;
         let key = "A".repeat(43);

@@ -1,4 +1,5 @@
 //! A server, and others that tests speak for.
+#![expect(clippy::iter_over_hash_type, reason = "what is made known to a test has no order")]
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -34,10 +35,13 @@ use crate::{
     wake::Wakes,
 };
 
+/// An event, its parents, and the state before it.
+type Written = (Box<RawValue>, Vec<OwnedEventId>, Vec<OwnedEventId>);
+
 /// What the other servers have, and what they were asked.
 #[derive(Debug, Default)]
 pub(super) struct Script {
-    pub(super) events: HashMap<OwnedEventId, (Box<RawValue>, Vec<OwnedEventId>, Vec<OwnedEventId>)>,
+    pub(super) events: HashMap<OwnedEventId, Written>,
     pub(super) asked: Vec<&'static str>,
     /// What the others do not answer.
     pub(super) silent: BTreeSet<&'static str>,
@@ -98,7 +102,7 @@ impl Peers for Others {
         self.ask("missing", move |script| {
             let from =
                 latest.iter().filter_map(|id| script.events.get(id)).flat_map(|(_, prev, _)| prev.clone());
-            Some(script.back(from.collect(), &earliest, limit as usize))
+            Some(script.back(from.collect(), &earliest, usize::try_from(limit).unwrap()))
         })
     }
 
@@ -150,7 +154,7 @@ impl Peers for Others {
         from: Vec<OwnedEventId>,
         limit: u32,
     ) -> Asked<'a, Vec<Box<RawValue>>> {
-        self.ask("backfill", move |script| Some(script.back(from, &[], limit as usize)))
+        self.ask("backfill", move |script| Some(script.back(from, &[], usize::try_from(limit).unwrap())))
     }
 }
 
@@ -269,6 +273,7 @@ async fn open(
     let identity = Identity::ephemeral(server("example.org"), &Random::seeded(7)).unwrap();
     let (clock, users) = (own.fixture.clock.clone(), own.fixture.users.clone());
     let (wakes, sequence) = (Wakes::new(), Sequence::new());
+    let peers: Arc<dyn Peers> = others.clone();
     let sources = InboundSources {
         database: own.fixture.database.clone(),
         clock: clock.clone(),
@@ -287,7 +292,7 @@ async fn open(
         ),
         users,
         wakes,
-        peers: Arc::clone(others) as Arc<dyn Peers>,
+        peers,
     };
     Inbound::open(sources).await.unwrap()
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 
 /// What is kept of an event.
+#[expect(clippy::struct_excessive_bools, reason = "these are facts that do not depend on each other")]
 #[derive(Clone, Debug)]
 pub(super) struct Fact {
     pub(super) event_id: String,

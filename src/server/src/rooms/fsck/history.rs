@@ -1,6 +1,6 @@
 //! The orders in which events are found: of the graph, of time, of arrival.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use super::{Check, Damage, PAGE_ROWS, Stop};
 use crate::{
@@ -26,12 +26,12 @@ impl Check {
     async fn check_order<T>(
         &mut self,
         damage: Damage,
-        mut expected: HashSet<T::Key>,
+        mut expected: BTreeSet<T::Key>,
         number_of: fn(&T::Key) -> crate::numbers::EventNumber,
     ) -> Result<(), Stop>
     where
         T: Table<Value = ()>,
-        T::Key: Eq + std::hash::Hash,
+        T::Key: Ord,
     {
         let mut range = Range::<T>::prefix(&self.room.number).limit(PAGE_ROWS);
         loop {

@@ -1,6 +1,6 @@
 //! Members: the room's list, its counts, and local users' lists of rooms.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use ruma::{OwnedUserId, UserId};
 
@@ -33,9 +33,9 @@ impl Check {
         self.check_rooms_of_users(&said).await
     }
 
-    async fn said_of_members(&mut self) -> Result<HashMap<UserNumber, Says>, Stop> {
+    async fn said_of_members(&mut self) -> Result<BTreeMap<UserNumber, Says>, Stop> {
         let entries = self.core.states.all(&self.room, self.head.root, Some("m.room.member")).await?;
-        let mut said = HashMap::with_capacity(entries.len());
+        let mut said = BTreeMap::new();
         for chunk in entries.chunks(PAGE_ROWS) {
             let numbers: Vec<_> = chunk.iter().map(|(_, number)| *number).collect();
             let events = self.core.events.get_many(self.room.number, &numbers).await?;
@@ -54,7 +54,7 @@ impl Check {
         Ok(said)
     }
 
-    fn check_counts(&mut self, said: &HashMap<UserNumber, Says>) {
+    fn check_counts(&mut self, said: &BTreeMap<UserNumber, Says>) {
         let count = |membership| {
             let of_kind = said.values().filter(|says| says.record.membership == membership).count();
             u32::try_from(of_kind).unwrap_or(u32::MAX)
@@ -68,10 +68,10 @@ impl Check {
         }
     }
 
-    async fn check_room_members(&mut self, said: &HashMap<UserNumber, Says>) -> Result<(), Stop> {
+    async fn check_room_members(&mut self, said: &BTreeMap<UserNumber, Says>) -> Result<(), Stop> {
         let room = self.room.number;
         let rows = self.core.database.scan_all(Range::<RoomMember>::prefix(&room)).await?;
-        let rows: HashMap<UserNumber, MemberRecord> =
+        let rows: BTreeMap<UserNumber, MemberRecord> =
             rows.into_iter().map(|((_, user), row)| (user, row.value)).collect();
         for (user, row) in &rows {
             if !said.contains_key(user)
@@ -96,7 +96,7 @@ impl Check {
         Ok(())
     }
 
-    async fn check_rooms_of_users(&mut self, said: &HashMap<UserNumber, Says>) -> Result<(), Stop> {
+    async fn check_rooms_of_users(&mut self, said: &BTreeMap<UserNumber, Says>) -> Result<(), Stop> {
         let room = self.room.number;
         let local: Vec<_> =
             said.iter().filter(|(_, says)| self.core.identity.is_ours(&says.user_id)).collect();

@@ -340,7 +340,7 @@ impl Writer {
         let levels = self.current("m.room.power_levels", "");
         let levels = levels.and_then(|levels| levels.pdu.content_as::<Levels>()).unwrap_or_default();
         let rules = &self.room.rules.authorization;
-        let creators = self.current("m.room.create", "").map(|create| self.creators(&create.pdu));
+        let creators = self.current("m.room.create", "").map(|create| creators(&create.pdu));
         let rules = RoomPowerLevelsRules::new(rules, creators.unwrap_or_default());
         let Levels { users, users_default, notifications } = levels;
         context.with_power_levels(PushConditionPowerLevelsCtx::new(
@@ -350,15 +350,15 @@ impl Writer {
             rules,
         ))
     }
+}
 
-    /// Who created the room.
-    fn creators(&self, create: &Pdu) -> Vec<OwnedUserId> {
-        #[derive(Default, Deserialize)]
-        struct Content {
-            #[serde(default)]
-            additional_creators: Vec<OwnedUserId>,
-        }
-        let additional = create.content_as::<Content>().unwrap_or_default().additional_creators;
-        [create.sender.clone()].into_iter().chain(additional).collect()
+/// Who created the room.
+fn creators(create: &Pdu) -> Vec<OwnedUserId> {
+    #[derive(Default, Deserialize)]
+    struct Content {
+        #[serde(default)]
+        additional_creators: Vec<OwnedUserId>,
     }
+    let additional = create.content_as::<Content>().unwrap_or_default().additional_creators;
+    [create.sender.clone()].into_iter().chain(additional).collect()
 }
