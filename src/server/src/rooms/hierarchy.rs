@@ -209,11 +209,11 @@ impl Rooms {
         suggested_only: bool,
     ) -> Result<Option<ServedHierarchy>, Error> {
         let Some(room) = self.find(space).await? else { return Ok(None) };
-        let shown = self.shown_state(&room).await?;
+        let (at, shown) = self.shown_at(&room).await?;
         if !self.has_local_member(&room).await? || !self.is_accessible_to(&room, &shown, server).await? {
             return Ok(None);
         }
-        let children = self.space_children(&room, &shown, suggested_only).await?;
+        let children = self.space_children(&room, at, &shown, suggested_only).await?;
         let (mut known, mut inaccessible) = (Vec::new(), Vec::new());
         for child in &children {
             let Some(room) = self.find(&child.room_id).await? else { continue };
