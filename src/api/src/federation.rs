@@ -15,6 +15,9 @@ use crate::{
 
 pub mod event;
 pub mod hierarchy;
+pub mod invite;
+#[cfg(test)]
+mod invite_tests;
 pub mod membership;
 pub mod openid;
 pub mod public_rooms;

@@ -81,6 +81,7 @@ pub(crate) fn federation_routes(routes: Routes) -> Routes {
     let routes = federation::transaction::routes(routes);
     let routes = federation::event::routes(routes);
     let routes = federation::hierarchy::routes(routes);
+    let routes = federation::invite::routes(routes);
     federation::membership::routes(routes)
 }
 

@@ -6,6 +6,7 @@
 pub mod backfill;
 mod edu;
 pub mod gaps;
+pub mod invite;
 pub mod membership;
 pub mod peers;
 pub mod receive;

@@ -162,6 +162,7 @@ impl Inbound {
                     .await;
             }
             Standing::Unknown => {
+                self.hear_from_outside(origin, &room_id, &events).await?;
                 return self.refuse(&room_id, &events, "this server is not in the room").await;
             }
         };
