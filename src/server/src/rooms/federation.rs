@@ -268,7 +268,7 @@ impl Rooms {
         limit: usize,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let start = self.numbers_of(room, from).await?;
-        self.walk(room, start, limit, |event| is_history(event)).await
+        self.walk(room, start, limit, is_history).await
     }
 
     /// At most `limit` events between `earliest` and `latest`, neither of them included, the oldest first: from the

@@ -37,10 +37,13 @@ async fn events_are_bound_to_their_room() {
             }
         }
         assert!(inbound.event(&spies, event).await.is_err());
-        assert_eq!(inbound.history(&spies, &room.room_id, &[event.clone()], 10).await.unwrap().len(), 0);
+        assert_eq!(
+            inbound.history(&spies, &room.room_id, std::slice::from_ref(event), 10).await.unwrap().len(),
+            0
+        );
         let between: (&[OwnedEventId], &[OwnedEventId]) = (&[], std::slice::from_ref(event));
         assert_eq!(inbound.missing(&spies, &room.room_id, between, 10, 0).await.unwrap().len(), 0);
-        let refused = inbound.history(&spies, &world.room.room_id, &[event.clone()], 10).await;
+        let refused = inbound.history(&spies, &world.room.room_id, std::slice::from_ref(event), 10).await;
         assert!(matches!(refused, Err(ServeError::Outside)));
         assert!(inbound.event(&bobs, event).await.is_ok());
     }
@@ -112,7 +115,11 @@ async fn what_a_server_could_not_see_is_redacted() {
         assert_eq!(body(&early).await, before_join, "{visibility}");
         assert_eq!(body(&middle).await, invited, "{visibility}");
         assert!(body(&late).await, "{visibility}");
-        let served = world.inbound.history(&origin, &world.room.room_id, &[late.clone()], 10).await.unwrap();
+        let served = world
+            .inbound
+            .history(&origin, &world.room.room_id, std::slice::from_ref(&late), 10)
+            .await
+            .unwrap();
         let bodies = served.iter().filter(|json| {
             let event: Value = serde_json::from_slice(json).unwrap();
             event["content"]["body"].is_string()

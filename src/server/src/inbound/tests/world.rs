@@ -1,7 +1,7 @@
 //! A server, and others that tests speak for.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
 };
 
@@ -34,10 +34,13 @@ use crate::{
     wake::Wakes,
 };
 
+/// An event, those before it, and the state before it.
+type Scripted = (Box<RawValue>, Vec<OwnedEventId>, Vec<OwnedEventId>);
+
 /// What the other servers have, and what they were asked.
 #[derive(Debug, Default)]
 pub(super) struct Script {
-    pub(super) events: HashMap<OwnedEventId, (Box<RawValue>, Vec<OwnedEventId>, Vec<OwnedEventId>)>,
+    pub(super) events: BTreeMap<OwnedEventId, Scripted>,
     pub(super) asked: Vec<&'static str>,
     /// What the others do not answer.
     pub(super) silent: BTreeSet<&'static str>,
@@ -98,7 +101,7 @@ impl Peers for Others {
         self.ask("missing", move |script| {
             let from =
                 latest.iter().filter_map(|id| script.events.get(id)).flat_map(|(_, prev, _)| prev.clone());
-            Some(script.back(from.collect(), &earliest, limit as usize))
+            Some(script.back(from.collect(), &earliest, usize::try_from(limit).unwrap()))
         })
     }
 
@@ -150,7 +153,7 @@ impl Peers for Others {
         from: Vec<OwnedEventId>,
         limit: u32,
     ) -> Asked<'a, Vec<Box<RawValue>>> {
-        self.ask("backfill", move |script| Some(script.back(from, &[], limit as usize)))
+        self.ask("backfill", move |script| Some(script.back(from, &[], usize::try_from(limit).unwrap())))
     }
 }
 
@@ -211,7 +214,8 @@ impl World {
 
     /// Makes the keys of the other servers known.
     pub(super) async fn learn_keys(&self) {
-        for (name, identity) in &self.remote.keys {
+        let keys: BTreeMap<_, _> = self.remote.keys.iter().collect();
+        for (name, identity) in keys {
             if name == "example.org" {
                 continue;
             }
@@ -224,7 +228,8 @@ impl World {
     /// Lets the other servers have all events written so far.
     pub(super) fn publish(&self) {
         let mut script = self.others.0.lock().unwrap();
-        for (event_id, node) in &self.remote.nodes {
+        let nodes: BTreeMap<_, _> = self.remote.nodes.iter().collect();
+        for (event_id, node) in nodes {
             let state = node.before.values().cloned().collect();
             let prev = node.event.pdu().prev_events.clone();
             script.events.insert(event_id.clone(), (raw(node.event.json()), prev, state));
@@ -287,7 +292,7 @@ async fn open(
         ),
         users,
         wakes,
-        peers: Arc::clone(others) as Arc<dyn Peers>,
+        peers: others.clone(),
     };
     Inbound::open(sources).await.unwrap()
 }
