@@ -37,8 +37,8 @@ const JOINS_AT_ONCE: usize = 200;
 #[derive(Debug, Args)]
 pub(crate) struct Members {
     /// How many members the room has.
-    #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000")]
-    members: Vec<usize>,
+    #[arg(long = "members", value_delimiter = ',', default_value = "1000,10000,100000")]
+    sizes: Vec<usize>,
     /// How many of them are this server's; each number with each number of members.
     #[arg(long, value_delimiter = ',', default_value = "100")]
     local: Vec<usize>,
@@ -54,7 +54,7 @@ pub(crate) struct Members {
 pub(crate) async fn run(plan: &Members) -> anyhow::Result<()> {
     let machine = report::Machine::look(&plan.data_dir)?;
     let mut measured = Vec::new();
-    for &members in &plan.members {
+    for &members in &plan.sizes {
         for &local in plan.local.iter().filter(|local| **local <= members) {
             let server = format!("{members} members, {local} local");
             progress(&server);

@@ -194,8 +194,7 @@ impl App {
         let settings = open_settings(&base);
         let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
-        let user_data =
-            UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
+        let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
