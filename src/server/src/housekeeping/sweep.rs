@@ -14,6 +14,7 @@ use crate::{
     tables::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
+        inbound::InboundTransaction,
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
         outbox::QueuedEdu,
@@ -92,6 +93,12 @@ impl Aged for DeviceListChange {
     }
 }
 
+impl Aged for InboundTransaction {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.at_ms
+    }
+}
+
 impl Aged for QueuedEdu {
     fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
         times.at(key.1)
@@ -123,7 +130,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 7] {
+fn sweeps() -> [Sweep; 8] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -140,6 +147,7 @@ fn sweeps() -> [Sweep; 7] {
         of::<Transaction>(),
         of::<ToDeviceTransaction>(),
         of::<DeviceListChange>(),
+        of::<InboundTransaction>(),
         of::<QueuedEdu>(),
         of::<PositionAtTime>(),
     ]
