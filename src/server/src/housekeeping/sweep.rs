@@ -1,6 +1,6 @@
 //! Deletes rows whose time is over, in every table whose lifetime is a time.
 //!
-//! Each such table says how old its rows are ([`Aged`]) and is in [`sweeps`]; a test fails if one is missing. A table is
+//! Each such table says how old its rows are ([`Aged`]) and is in `sweeps`; a test fails if one is missing. A table is
 //! gone through page by page; where a round ended stands in the database, so that the next one, also after a restart,
 //! goes on there.
 
