@@ -11,7 +11,7 @@ help: ## List what there is
 .PHONY: run
 run: ## Build and run a server on loopback, with an administrator's account
 	@packaging/setup build run
-	@$(CARGO) build -q
+	@$(CARGO) build
 	@packaging/run $(PORT)
 
 .PHONY: build
