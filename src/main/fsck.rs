@@ -100,10 +100,7 @@ async fn check(options: &Fsck, place: &Place, room: &OwnedRoomId) -> anyhow::Res
     let counts = report.get("counts").and_then(Value::as_object);
     let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let wrong: usize = counts.map(|counts| counts.values().map(count).sum()).unwrap_or_default();
-    let repaired = findings.iter().filter(|finding| is(finding, "repaired")).count();
-    // Repairs beyond those that are told one by one are of the same kinds.
-    let stays = if wrong > findings.len() && repaired > 0 { 0 } else { wrong.saturating_sub(repaired) };
-    Ok((wrong, stays))
+    Ok((wrong, report.get("left").map(count).unwrap_or_default()))
 }
 
 impl Place {

@@ -66,6 +66,7 @@ pub fn report_json(report: &RoomReport) -> Value {
         "room_id": report.room_id,
         "events": report.events,
         "moving": report.moving,
+        "left": report.left,
         "findings": findings.collect::<Vec<_>>(),
         "counts": counts.collect::<std::collections::BTreeMap<_, _>>(),
     })

@@ -136,6 +136,8 @@ pub struct RoomReport {
     pub findings: Vec<Finding>,
     /// How often each thing is wrong.
     pub counts: BTreeMap<Damage, usize>,
+    /// How much of it stays wrong.
+    pub left: usize,
     /// Whether the room moved on during each try: what is found may be due to that.
     pub moving: bool,
 }
@@ -169,6 +171,7 @@ struct Check {
     related: HashMap<EventNumber, EventNumber>,
     findings: Vec<Finding>,
     counts: BTreeMap<Damage, usize>,
+    left: usize,
     /// Repairs that wait to be committed, and whose events' rows they change.
     write: Write,
     changed: Vec<EventNumber>,
@@ -217,6 +220,7 @@ impl Rooms {
                 moving: moving && !check.counts.is_empty(),
                 findings: check.findings,
                 counts: check.counts,
+                left: check.left,
             });
         }
     }
@@ -245,6 +249,7 @@ impl Check {
             related: HashMap::new(),
             findings: Vec::new(),
             counts: BTreeMap::new(),
+            left: 0,
             write: Write::new(),
             changed: Vec::new(),
         };
@@ -273,6 +278,7 @@ impl Check {
         let repaired = self.repair && repairable;
         let count = self.counts.entry(damage).or_default();
         *count = count.saturating_add(1);
+        self.left = self.left.saturating_add(usize::from(!repaired));
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(Finding { damage, subject: subject.into(), repaired });
         }

@@ -226,6 +226,7 @@ async fn each_damage_is_found_and_put_right() {
         assert!(found.findings.iter().all(|finding| !finding.repaired));
         let repaired = world.check(true).await;
         assert!(repaired.counts.contains_key(&kind), "{kind:?}: {repaired:?}");
+        assert_eq!(repaired.left == 0, kind.is_derived(), "{kind:?}: {repaired:?}");
         if !kind.is_derived() {
             assert!(world.check(false).await.counts.contains_key(&kind));
             continue;
