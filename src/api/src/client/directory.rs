@@ -114,18 +114,10 @@ async fn get_public_rooms(
     if session.is_none() && !app.config.get().rooms.directory_without_account {
         return Err(Error::missing_token());
     }
-    if let Some((federation, server)) = elsewhere(&app, request.server.as_deref())? {
-        let mut question = remote::Request::new();
-        question.limit = request.limit;
-        question.since = request.since;
-        let page = federation.client.public_rooms(server, question).await?;
-        let mut response = public_rooms::Response::new(page.chunk);
-        response.next_batch = page.next_batch;
-        response.prev_batch = page.prev_batch;
-        response.total_room_count_estimate = page.total_room_count_estimate;
-        return Ok(response);
-    }
-    let page = page(&app, request.limit, request.since.as_deref(), &Filter::new()).await?;
+    let mut question = remote::Request::new();
+    question.limit = request.limit;
+    question.since = request.since;
+    let page = page_of(&app, request.server.as_deref(), question).await?;
     let mut response = public_rooms::Response::new(page.chunk);
     response.next_batch = page.next_batch;
     response.prev_batch = page.prev_batch;
@@ -139,21 +131,12 @@ async fn get_public_rooms_filtered(
     _: Session,
     request: filtered::Request,
 ) -> Result<filtered::Response> {
-    if let Some((federation, server)) = elsewhere(&app, request.server.as_deref())? {
-        let mut question = remote::Request::new();
-        question.limit = request.limit;
-        question.since = request.since;
-        question.filter = request.filter;
-        question.room_network = request.room_network;
-        let page = federation.client.public_rooms(server, question).await?;
-        let mut response = filtered::Response::new();
-        response.chunk = page.chunk;
-        response.next_batch = page.next_batch;
-        response.prev_batch = page.prev_batch;
-        response.total_room_count_estimate = page.total_room_count_estimate;
-        return Ok(response);
-    }
-    let page = page(&app, request.limit, request.since.as_deref(), &request.filter).await?;
+    let mut question = remote::Request::new();
+    question.limit = request.limit;
+    question.since = request.since;
+    question.filter = request.filter;
+    question.room_network = request.room_network;
+    let page = page_of(&app, request.server.as_deref(), question).await?;
     let mut response = filtered::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next_batch;
@@ -168,6 +151,20 @@ pub(crate) struct Page {
     pub(crate) next_batch: Option<String>,
     pub(crate) prev_batch: Option<String>,
     pub(crate) total: Option<UInt>,
+}
+
+/// A page of the directory of a server, this one or another.
+async fn page_of(app: &App, server: Option<&ServerName>, question: remote::Request) -> Result<Page> {
+    let Some((federation, server)) = elsewhere(app, server)? else {
+        return page(app, question.limit, question.since.as_deref(), &question.filter).await;
+    };
+    let page = federation.client.public_rooms(server, question).await?;
+    Ok(Page {
+        chunk: page.chunk,
+        next_batch: page.next_batch,
+        prev_batch: page.prev_batch,
+        total: page.total_room_count_estimate,
+    })
 }
 
 /// A page of this server's directory.
