@@ -32,6 +32,18 @@ pub struct Wanted<'a> {
     pub account: bool,
 }
 
+impl<'a> Wanted<'a> {
+    /// What someone with an account wants; it may be another server's.
+    pub fn by_account(server: &'a ServerName, media_id: &'a str, wait: Duration) -> Self {
+        Self { server, media_id, wait, remote: true, account: true }
+    }
+
+    /// What anyone wants by the addresses from before accounts were asked for.
+    pub fn by_anyone(server: &'a ServerName, media_id: &'a str, wait: Duration, remote: bool) -> Self {
+        Self { server, media_id, wait, remote, account: false }
+    }
+}
+
 /// Why a file is not given.
 #[derive(Debug, thiserror::Error)]
 pub enum ContentError {

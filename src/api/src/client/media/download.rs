@@ -23,26 +23,14 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
 async fn get_content(app: App, _: Guest, call: WithHeaders<content::Request>) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: true,
-        account: true,
-    };
+    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
     download(&app, wanted, call.head(), None).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
 async fn get_content_as_filename(app: App, _: Guest, call: WithHeaders<named::Request>) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: true,
-        account: true,
-    };
+    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
     download(&app, wanted, call.head(), Some(request.filename.clone())).await
 }
 
@@ -54,13 +42,8 @@ async fn get_content_without_account(
     call: WithHeaders<old_content::Request>,
 ) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: request.allow_remote,
-        account: false,
-    };
+    let (server, media_id) = (&request.server_name, &request.media_id);
+    let wanted = Wanted::by_anyone(server, media_id, request.timeout_ms, request.allow_remote);
     download(&app, wanted, call.head(), None).await
 }
 
@@ -72,13 +55,8 @@ async fn get_content_as_filename_without_account(
     call: WithHeaders<old_named::Request>,
 ) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: request.allow_remote,
-        account: false,
-    };
+    let (server, media_id) = (&request.server_name, &request.media_id);
+    let wanted = Wanted::by_anyone(server, media_id, request.timeout_ms, request.allow_remote);
     download(&app, wanted, call.head(), Some(request.filename.clone())).await
 }
 

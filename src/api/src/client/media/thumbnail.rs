@@ -29,13 +29,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
 async fn get_content_thumbnail(app: App, _: Guest, call: WithHeaders<content::Request>) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: true,
-        account: true,
-    };
+    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
     let size = size(request.width, request.height, request.method.as_ref(), request.animated);
     let content = app.media.thumbnail(wanted, size).await?;
     serve(&app.media, call.head(), content, None).await
@@ -49,13 +43,8 @@ async fn get_content_thumbnail_without_account(
     call: WithHeaders<old_content::Request>,
 ) -> Result<Response> {
     let request = &call.request;
-    let wanted = Wanted {
-        server: &request.server_name,
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: request.allow_remote,
-        account: false,
-    };
+    let (server, media_id) = (&request.server_name, &request.media_id);
+    let wanted = Wanted::by_anyone(server, media_id, request.timeout_ms, request.allow_remote);
     let size = size(request.width, request.height, request.method.as_ref(), request.animated);
     let content = app.media.thumbnail(wanted, size).await?;
     serve(&app.media, call.head(), content, None).await
