@@ -72,6 +72,11 @@ test-clients: ## Run other people's client libraries against the built server
 	@test -x tests/clients/run || { echo "make test-clients: tests/clients/run does not exist yet" >&2; exit 1; }
 	@tests/clients/run
 
+.PHONY: test-federation
+test-federation: ## Run the server beside an unmodified Synapse, in the same rooms
+	@packaging/setup build federation
+	@tests/federation/run
+
 .PHONY: deb
 deb: ## Build the Debian package
 	@echo "make deb: there is no package yet; it comes with packaging" >&2; exit 1
