@@ -8,6 +8,9 @@ use tracing_subscriber::{
     EnvFilter, Registry, filter::ParseError, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt,
 };
 
+/// Libraries that tell of every event by its id where we tell of what matters; a filter that names them gets them.
+const QUIET: &str = "ruma_state_res=warn";
+
 /// Changes the filter of the running program.
 #[derive(Clone, Debug)]
 pub(crate) struct FilterHandle(reload::Handle<EnvFilter, Registry>);
@@ -41,5 +44,19 @@ pub(crate) fn check(filter: &str) -> Result<(), ParseError> {
 }
 
 fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
-    EnvFilter::try_new(filter).with_context(|| format!("logging.filter: {filter:?} is not a filter"))
+    EnvFilter::try_new(format!("{QUIET},{filter}"))
+        .with_context(|| format!("logging.filter: {filter:?} is not a filter"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn event_ids_are_logged_only_if_asked_for() {
+        assert!(parse("info").unwrap().to_string().contains("ruma_state_res=warn"));
+        let asked = parse("info,ruma_state_res=info").unwrap().to_string();
+        assert!(asked.contains("ruma_state_res=info") && !asked.contains("ruma_state_res=warn"), "{asked}");
+        assert!(parse("allod_server=nonsense").is_err());
+    }
 }
