@@ -10,7 +10,7 @@ use allod_server::{
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{EgressError, Names},
+    egress::{Egress, EgressError, Names},
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
@@ -18,11 +18,13 @@ use allod_server::{
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media},
+    notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
     push_rules::PushRules,
+    pushers::Pushers,
     random::Random,
     receipts::Receipts,
     registration::{Registration, SharedSecret},
@@ -50,6 +52,7 @@ use crate::limits::Limits;
 mod accounts;
 mod inbound;
 mod outbound;
+mod push;
 mod rooms;
 mod upkeep;
 mod user_data;
@@ -128,6 +131,10 @@ pub struct Services {
     pub filters: Filters,
     /// Push rules.
     pub push_rules: PushRules,
+    /// Where notifications are sent.
+    pub pushers: Pushers,
+    /// Lists of what users were notified of.
+    pub notifications: Notifications,
     /// Receipts and read markers.
     pub receipts: Receipts,
     /// Who is typing.
@@ -150,6 +157,8 @@ pub struct Services {
     pub memberships: RemoteMembership,
     /// What other servers send and ask; none where federation is off.
     pub inbound: Option<Inbound>,
+    /// Whom this server has spoken to.
+    pub egress: Egress,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -203,8 +212,10 @@ impl App {
         let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
         let media = open_media(&base).await?;
         let federation = open_federation(&base)?;
+        let egress = open_egress(&base, federation.as_ref());
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
+        let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
@@ -233,6 +244,8 @@ impl App {
             tags: user_data.tags,
             filters: user_data.filters,
             push_rules: user_data.push_rules,
+            pushers,
+            notifications,
             receipts: user_data.receipts,
             typing: user_data.typing,
             presence: user_data.presence,
@@ -244,6 +257,7 @@ impl App {
             outbox,
             memberships,
             inbound,
+            egress,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
@@ -265,6 +279,12 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
     let Base { database, config, clock, identity, tasks, .. } = base.clone();
     let names = Names::system();
     Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
+}
+
+/// The gate of all requests to other machines.
+fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
+    let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
+    federation.map_or_else(new, |federation| federation.egress.clone())
 }
 
 impl Deref for App {

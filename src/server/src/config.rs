@@ -16,6 +16,7 @@ mod listeners;
 mod logging;
 mod media;
 mod option;
+mod push;
 mod read;
 mod reload;
 mod rooms;
@@ -35,6 +36,7 @@ pub use self::{
     logging::{LogFormat, Logging},
     media::Media,
     option::{Note, OptionInfo, Section, SectionInfo},
+    push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
     rooms::{ROOM_VERSIONS, Rooms, Who},
@@ -83,6 +85,7 @@ sections! {
     egress: Egress,
     ephemeral: Ephemeral,
     media: Media,
+    push: Push,
     limits: Limits,
     logging: Logging,
 }
