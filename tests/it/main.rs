@@ -11,6 +11,7 @@
 )]
 
 mod accounts;
+mod authority;
 mod bad_input;
 mod crash;
 mod disk_full;
@@ -21,5 +22,6 @@ mod http;
 mod load;
 mod media;
 mod program;
+mod push;
 mod running;
 mod server;
