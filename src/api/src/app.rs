@@ -190,16 +190,8 @@ pub enum OpenError {
 impl App {
     /// Makes all services. The configuration is read as it is now, except where a service takes it live.
     pub async fn open(base: Base) -> Result<Self, OpenError> {
-        let AccountServices {
-            users,
-            devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
-        } = AccountServices::open(&base).await?;
+        let own = AccountServices::open(&base).await?;
+        let (users, devices) = (own.users, own.devices);
         let settings = open_settings(&base);
         let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
@@ -224,12 +216,12 @@ impl App {
             config,
             users,
             devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
+            sessions: own.sessions,
+            accounts: own.accounts,
+            registration_tokens: own.registration_tokens,
+            uiaa: own.uiaa,
+            registration: own.registration,
+            shared_secret: own.shared_secret,
             profiles,
             rooms,
             delayed_events,

@@ -65,15 +65,14 @@ pub async fn cursor<C: Consumer>(database: &Database) -> Result<Option<Position>
 pub async fn start<C: Consumer>(consumer: C, database: Database, tasks: &Tasks) -> Result<(), Error> {
     // Older than the cursor that is read next, so that nothing falls in between.
     let subscription = database.store().subscribe();
-    let position = match cursor::<C>(&database).await? {
-        Some(position) => position,
-        None => {
-            let head = database.store().head();
-            let mut write = Write::new();
-            put_cursor::<C>(&mut write, head);
-            database.commit(write).await?;
-            head
-        }
+    let position = if let Some(position) = cursor::<C>(&database).await? {
+        position
+    } else {
+        let head = database.store().head();
+        let mut write = Write::new();
+        put_cursor::<C>(&mut write, head);
+        database.commit(write).await?;
+        head
     };
     let reader = Reader { consumer, database, stopping: tasks.stopping().clone(), position, idle: 0 };
     drop(tasks.spawn(C::NAME, reader.run(subscription)));

@@ -144,7 +144,7 @@ impl Notifications {
         let activity = self.sync.activity();
         let steps = rooms.joined.iter().map(|room| {
             let room = RoomNumber(room);
-            let last = activity.last_event(room).map_or(newest, |last| last.next());
+            let last = activity.last_event(room).map_or(newest, Position::next);
             Placed { at: newest.min(last), room, step: Step::Read }
         });
         Ok(steps.collect())

@@ -186,7 +186,9 @@ impl Pushers {
             match self.0.sources.database.commit(write).await {
                 Ok(_) => {
                     self.0.register.insert(key);
-                    gone.iter().for_each(|key| self.0.forget(key));
+                    for key in &gone {
+                        self.0.forget(key);
+                    }
                     return Ok(());
                 }
                 Err(CommitError::Conflict(_)) => {}

@@ -24,7 +24,8 @@ mod tests {
         let (first, longest) = (Duration::from_secs(2), Duration::from_secs(600));
         for failures in 1..40 {
             let wait = pause(failures, first, longest, &random);
-            let whole = first.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(longest);
+            let whole =
+                first.saturating_mul(1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX)).min(longest);
             assert!(wait >= whole / 2 && wait <= whole, "{failures}: {wait:?}");
         }
     }

@@ -3,10 +3,7 @@
 //! <https://spec.matrix.org/v1.19/client-server-api/#push-notifications>
 
 use allod_server::{
-    notifications::Notification as Listed,
-    pushers::PusherError,
-    rooms::send::Caller,
-    tables::push::PusherRow,
+    notifications::Notification as Listed, pushers::PusherError, rooms::send::Caller, tables::push::PusherRow,
 };
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,

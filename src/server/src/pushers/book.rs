@@ -48,12 +48,11 @@ pub(super) struct Book {
 impl Book {
     /// There is something for a pusher. One that waits for its gateway waits on.
     pub(super) fn tell(&mut self, key: PusherKey) {
-        match self.work.get_mut(&key) {
-            Some(work) => work.again = true,
-            None => {
-                self.work.insert(key, Work { due_ms: Some(0), ..Work::default() });
-                self.due.insert((0, key));
-            }
+        if let Some(work) = self.work.get_mut(&key) {
+            work.again = true;
+        } else {
+            self.work.insert(key, Work { due_ms: Some(0), ..Work::default() });
+            self.due.insert((0, key));
         }
     }
 

@@ -113,7 +113,10 @@ impl Inner {
         };
         match self.sources.gateway.notify(&pusher.url, body).await {
             Ok(rejected) if rejected.contains(&pusher.pushkey) => {
-                tracing::info!(app_id = pusher.app_id, "a gateway rejected a push key; the pusher is removed");
+                tracing::info!(
+                    app_id = pusher.app_id,
+                    "a gateway rejected a push key; the pusher is removed"
+                );
                 self.remove(key).await?;
                 Ok(Sent::Gone)
             }

@@ -108,9 +108,13 @@ impl Gateway for HttpGateway {
             match status {
                 StatusCode::OK => match serde_json::from_slice::<Answer>(&body) {
                     Ok(answer) => Ok(answer.rejected),
-                    Err(_) => Err(PushFailure::Unreachable("the answer is none of a push gateway".to_owned())),
+                    Err(_) => {
+                        Err(PushFailure::Unreachable("the answer is none of a push gateway".to_owned()))
+                    }
                 },
-                StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                StatusCode::BAD_REQUEST
+                | StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::UNPROCESSABLE_ENTITY => {
                     Err(PushFailure::Refused(format!("the gateway answered {status}")))
                 }
                 status => Err(PushFailure::Unreachable(format!("the gateway answered {status}"))),

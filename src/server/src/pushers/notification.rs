@@ -52,13 +52,13 @@ impl Inner {
         notification.insert("counts".to_owned(), counts(unread));
         let is_urgent = event.record.kind == "m.room.encrypted" || actions.iter().any(is_loud);
         notification.insert("prio".to_owned(), if is_urgent { "high" } else { "low" }.into());
-        let mut device = self.device(pusher);
+        let mut device = Self::device(pusher);
         if !self.is_reduced(pusher) {
             device.insert("tweaks".to_owned(), tweaks(&actions));
             self.describe(&room, &event, &caller, &mut notification).await?;
         }
         notification.insert("devices".to_owned(), json!([device]));
-        Ok(Some((body(notification), unread)))
+        Ok(Some((body(&notification), unread)))
     }
 
     /// What a gateway is told when nothing but the count is new. Nothing unread is told too, though the specification would
@@ -67,8 +67,8 @@ impl Inner {
         let mut notification = Map::new();
         notification.insert("counts".to_owned(), json!({ "unread": unread }));
         notification.insert("prio".to_owned(), "low".into());
-        notification.insert("devices".to_owned(), json!([self.device(pusher)]));
-        body(notification)
+        notification.insert("devices".to_owned(), json!([Self::device(pusher)]));
+        body(&notification)
     }
 
     /// How many notifications a user has not read, in all rooms.
@@ -106,7 +106,7 @@ impl Inner {
         self.sources.config.get().push.event_id_only || pusher.format.as_deref() == Some(EVENT_ID_ONLY)
     }
 
-    fn device(&self, pusher: &PusherRow) -> Map<String, Value> {
+    fn device(pusher: &PusherRow) -> Map<String, Value> {
         let mut device = Map::new();
         device.insert("app_id".to_owned(), pusher.app_id.as_str().into());
         device.insert("pushkey".to_owned(), pusher.pushkey.as_str().into());
@@ -139,7 +139,8 @@ impl Inner {
         put("type", Some(pdu.kind.as_str().into()));
         put("sender", Some(pdu.sender.as_str().into()));
         put("content", pdu.content_as::<Value>());
-        let is_target = pdu.kind == "m.room.member" && pdu.state_key.as_deref() == Some(caller.user_id.as_str());
+        let is_target =
+            pdu.kind == "m.room.member" && pdu.state_key.as_deref() == Some(caller.user_id.as_str());
         put("user_is_target", is_target.then_some(true.into()));
         for (key, kind, state_key, field) in [
             ("sender_display_name", "m.room.member", pdu.sender.as_str(), "displayname"),
@@ -158,7 +159,7 @@ fn counts(unread: u64) -> Value {
     if unread == 0 { json!({}) } else { json!({ "unread": unread }) }
 }
 
-fn body(notification: Map<String, Value>) -> Bytes {
+fn body(notification: &Map<String, Value>) -> Bytes {
     json!({ "notification": notification }).to_string().into()
 }
 

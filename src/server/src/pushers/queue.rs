@@ -62,7 +62,9 @@ impl Consumer for Queue {
         *self.inner.queued_upto.lock().unwrap_or_else(PoisonError::into_inner) = upto;
         if !self.told.is_empty() {
             let mut book = self.inner.book();
-            std::mem::take(&mut self.told).into_iter().for_each(|key| book.tell(key));
+            for key in std::mem::take(&mut self.told) {
+                book.tell(key);
+            }
             drop(book);
             self.inner.woken.notify_one();
         }
@@ -150,7 +152,9 @@ impl Queue {
         let range = Range::<ReceiptChange>::prefix(&(room, at));
         let rows = self.inner.sources.database.scan(&range).await?.rows;
         let users: RoaringBitmap = rows.iter().map(|((_, _, user, ..), _)| user.0).collect();
-        users.into_iter().for_each(|user| self.recount(UserNumber(user)));
+        for user in users {
+            self.recount(UserNumber(user));
+        }
         Ok(())
     }
 

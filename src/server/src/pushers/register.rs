@@ -30,7 +30,9 @@ impl Register {
         let mut range = Range::<Pusher>::whole();
         loop {
             let page = database.scan(&range).await?;
-            page.rows.iter().for_each(|(key, _)| register.insert(*key));
+            for (key, _) in &page.rows {
+                register.insert(*key);
+            }
             match page.rows.last() {
                 Some((last, _)) if page.more => range = range.continued_after(last),
                 _ => return Ok(register),

@@ -265,7 +265,10 @@ async fn who_has_a_pusher_is_told_and_nobody_else() {
     assert_eq!(told["type"], "m.room.message");
     let device = &told["devices"][0];
     assert_eq!(device["data"], json!({ "a": 1 }));
-    assert_eq!((device["app_id"].as_str(), &device["pushkey_ts"]), (Some("org.example.app"), &json!(1_700_000_000)));
+    assert_eq!(
+        (device["app_id"].as_str(), &device["pushkey_ts"]),
+        (Some("org.example.app"), &json!(1_700_000_000))
+    );
     // Who says a name makes it loud; whoever leaves hears nothing more.
     world.say(&carol, &room, "bob, look").await;
     world.settled().await;
@@ -442,7 +445,7 @@ async fn gateways_learn_nothing_but_ids_where_the_configuration_says_so() {
     told.as_object_mut().unwrap().remove("devices");
     assert_eq!(
         told,
-        json!({ "event_id": event, "room_id": room, "counts": { "unread": 1 }, "prio": "low" })
+        json!({ "event_id": event, "room_id": room, "counts": { "unread": 1 }, "prio": "high" })
     );
     let text = format!("{:?}", world.wire.asked.lock().unwrap());
     assert!(!text.contains("secret") && !text.contains("alice"), "{text}");

@@ -26,7 +26,7 @@ impl Rooms {
         let mut context = push_context(room, joined, levels.as_deref(), create.as_deref());
         let member = self.current_content(room, "m.room.member", caller.user_id.as_str()).await?;
         let name = member.as_ref().and_then(|content| content.get("displayname")?.as_str());
-        context.user_display_name = name.unwrap_or_default().to_owned();
+        name.unwrap_or_default().clone_into(&mut context.user_display_name);
         context.user_id.clone_from(&caller.user_id);
         let verdict = evaluate(&rules, &parsed, &context);
         Ok(verdict.map(|verdict| verdict.actions.to_vec()).unwrap_or_default())

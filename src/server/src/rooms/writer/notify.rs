@@ -350,7 +350,7 @@ pub(in crate::rooms) fn push_context(
         (*ANYONE).to_owned(),
         String::new(),
     );
-    let levels = levels.and_then(|levels| levels.content_as::<Levels>()).unwrap_or_default();
+    let levels = levels.and_then(Pdu::content_as::<Levels>).unwrap_or_default();
     let creators = create.map(creators).unwrap_or_default();
     let rules = RoomPowerLevelsRules::new(&room.rules.authorization, creators);
     let Levels { users, users_default, notifications } = levels;
