@@ -5,6 +5,8 @@ use std::{ops::Deref, sync::Arc};
 use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
+    appservices::Appservices,
+    bridges::{BridgeError, Bridges},
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
@@ -50,6 +52,7 @@ use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataSer
 use crate::limits::Limits;
 
 mod accounts;
+mod appservices;
 mod inbound;
 mod outbound;
 mod push;
@@ -149,6 +152,10 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// Application services, as their registrations tell of them.
+    pub bridges: Bridges,
+    /// What application services are sent and asked.
+    pub appservices: Appservices,
     /// Files that people upload.
     pub media: Media,
     /// What is sent to other servers; none where federation is off.
@@ -182,6 +189,9 @@ pub enum OpenError {
     /// A secret cannot be read.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// Registrations of application services cannot be used.
+    #[error(transparent)]
+    Bridges(#[from] BridgeError),
     /// Requests to other servers cannot be made as configured.
     #[error(transparent)]
     Egress(#[from] EgressError),
@@ -208,6 +218,8 @@ impl App {
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
+        let (bridges, appservices) =
+            appservices::start(&base, &users, (&rooms, &sync), &user_data, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
@@ -245,6 +257,8 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
+            bridges,
+            appservices,
             media,
             outbox,
             memberships,

@@ -5,15 +5,20 @@
 
 use std::ops::Deref;
 
-use allod_server::sessions::AuthenticateError;
 pub use allod_server::sessions::Session;
-use http::{header, request::Parts};
+use allod_server::{
+    bridges::{Bridge, BridgeIndex},
+    sessions::{ActError, AuthenticateError},
+};
+use http::{StatusCode, header, request::Parts};
 use ruma::{
-    OwnedServerName, ServerName,
+    OwnedDeviceId, OwnedServerName, ServerName, UserId,
     api::{
         auth_scheme::{
-            AccessToken, AccessTokenOptional, AppserviceTokenOptional, NoAccessToken, NoAuthentication,
+            AccessToken, AccessTokenOptional, AppserviceToken as AppserviceTokenRequired,
+            AppserviceTokenOptional, NoAccessToken, NoAuthentication,
         },
+        error::ErrorKind,
         federation::authentication::ServerSignatures,
     },
 };
@@ -107,7 +112,7 @@ session_wrapper!(
 #[derive(Clone, Copy, Debug)]
 pub struct Anyone;
 
-/// The token of `/login` and `/register`, unchecked: only `m.login.application_service` looks at it.
+/// An application service's token, unchecked: of what only those may ask, and of `/login` and `/register`.
 #[derive(Clone, Debug)]
 pub struct AppserviceToken(pub Option<String>);
 
@@ -214,12 +219,20 @@ optional_callers!(AccessTokenOptional);
 // For what the spec leaves open to all and a configuration may close.
 optional_callers!(NoAccessToken);
 
-impl Caller<AppserviceTokenOptional> for AppserviceToken {
-    const TOKEN: Token = Token::Ignored;
-    fn admit(identity: Identity) -> Result<Self> {
-        Ok(Self(identity.token))
-    }
+/// Callers whose token the handler looks at, under one scheme.
+macro_rules! token_callers {
+    ($scheme:ty) => {
+        impl Caller<$scheme> for AppserviceToken {
+            const TOKEN: Token = Token::Ignored;
+            fn admit(identity: Identity) -> Result<Self> {
+                Ok(Self(identity.token))
+            }
+        }
+    };
 }
+
+token_callers!(AppserviceTokenOptional);
+token_callers!(AppserviceTokenRequired);
 
 /// The server that signed the request, and that this server talks to.
 #[derive(Clone, Debug)]
@@ -254,17 +267,53 @@ pub(crate) async fn identify(app: &App, parts: &Parts, client: Client, wanted: T
     let session = match (wanted, &token) {
         (Token::Ignored | Token::Signed, _) | (Token::Optional, None) => None,
         (Token::Required, None) => return Err(Error::missing_token()),
-        (Token::Optional | Token::Required, Some(token)) => Some(authenticate(app, token).await?),
+        (Token::Optional | Token::Required, Some(token)) => Some(authenticate(app, token, parts).await?),
     };
     Ok(Identity { session, origin: None, token, client })
 }
 
-async fn authenticate(app: &App, token: &str) -> Result<Session> {
+async fn authenticate(app: &App, token: &str, parts: &Parts) -> Result<Session> {
     // Never asked of the store: an empty token has matched rows without one elsewhere (CVE-2023-32682).
     if token.trim().is_empty() {
         return Err(Error::unknown_token(false));
     }
-    app.sessions.authenticate(token).await.map_err(Error::from)
+    match app.bridges.by_token(token) {
+        Some((index, bridge)) => act_as(app, index, bridge, parts).await,
+        None => app.sessions.authenticate(token).await.map_err(Error::from),
+    }
+}
+
+/// The user for whom an application service acts: the one that it names, or itself.
+///
+/// <https://spec.matrix.org/v1.19/application-service-api/#identity-assertion>
+async fn act_as(app: &App, index: BridgeIndex, bridge: &Bridge, parts: &Parts) -> Result<Session> {
+    let parameter = |names: [&str; 2]| {
+        let mut pairs = form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes());
+        pairs.find(|(key, _)| names.contains(&&**key)).map(|(_, value)| value.into_owned())
+    };
+    let user_id = match parameter(["user_id", "org.matrix.msc2409.user_id"]) {
+        Some(user_id) => UserId::parse(user_id).map_err(|_| Error::invalid_param("user_id is no user id"))?,
+        None => bridge.sender.clone(),
+    };
+    if !app.users.is_local(&user_id) || !bridge.has_user(&user_id) {
+        return Err(Error::forbidden("The user is not one of this application service's"));
+    }
+    let device = parameter(["device_id", "org.matrix.msc3202.device_id"]).map(OwnedDeviceId::from);
+    let is_sender = user_id == bridge.sender;
+    Ok(app.sessions.act_as(index, &user_id, is_sender, device.as_deref()).await?)
+}
+
+impl From<ActError> for Error {
+    fn from(error: ActError) -> Self {
+        match error {
+            ActError::UnknownUser => Self::forbidden("The application service has not registered this user"),
+            ActError::Deactivated => Self::forbidden("The user is deactivated"),
+            ActError::UnknownDevice => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnknownDevice, "The user has no such device")
+            }
+            ActError::Storage(error) => error.into(),
+        }
+    }
 }
 
 /// The bearer token: from the header, or from the query while versions up to v1.19 are advertised.

@@ -3,6 +3,7 @@
 mod access;
 pub mod account;
 pub mod account_data;
+pub mod appservice;
 pub mod backup;
 pub mod capabilities;
 pub mod contact;

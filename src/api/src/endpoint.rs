@@ -25,13 +25,12 @@
 //!    | | `Admin` | server administrators |
 //!    | `AccessTokenOptional` | `Option<Session>`, `Option<Guest>` | all; a wrong token is 401 |
 //!    | | `Anyone` | all; the token is not looked at |
-//!    | `AppserviceTokenOptional` | `AppserviceToken` | all; the handler looks at the token |
+//!    | `AppserviceToken`, `AppserviceTokenOptional` | `AppserviceToken` | all; the handler looks at the token |
 //!    | `NoAccessToken`, `NoAuthentication` | `()` | all |
 //!    | `NoAccessToken` | `Option<Session>`, `Option<Guest>` | all; for what a configuration may close |
 //!    | `ServerSignatures` | `Origin` | servers that this one talks to, by their signature |
 //!    | any of these | `(caller, Client)` | as the caller; with address and user agent |
 //!
-//!    `AppserviceToken` (required) has no caller yet: `Caller` is implemented for it with its chapter, in auth.rs.
 //! 4. Turn the service's error into ours in the same file: `impl From<RedactError> for Error` with an exhaustive
 //!    `match`; its arms are the endpoint's errcode table.
 //! 5. Register it in the file's `pub(crate) fn routes(routes: Routes) -> Routes` with `.endpoint(redact_event)`, and the
@@ -61,7 +60,7 @@ use ruma::api::{
 use crate::{
     address::Client,
     app::App,
-    auth::{Caller, Identity, Token, Unspecified, identify},
+    auth::{Caller, Identity, Session, Token, Unspecified, identify},
     body::{self, Size, Upload},
     error::{Error, Result},
     federation::signature,
@@ -254,11 +253,19 @@ impl Call {
             }
         };
         let user = identity.session.as_ref().map(|session| session.user);
-        self.app.limits.count(self.class, user, self.client.address)?;
-        if let Some(session) = &identity.session {
+        if !self.is_unlimited(identity.session.as_ref()) {
+            self.app.limits.count(self.class, user, self.client.address)?;
+        }
+        if let Some(session) = identity.session.as_ref().filter(|session| !session.bare) {
             self.app.devices.saw(session.user, session.device, Some(self.client.address));
         }
         Ok(identity)
+    }
+
+    /// Whether an application service sent the request whose requests are not counted.
+    fn is_unlimited(&self, session: Option<&Session>) -> bool {
+        let acting = session.and_then(|session| Some((session, self.app.bridges.get(session.bridge?)?)));
+        acting.is_some_and(|(session, bridge)| !bridge.is_limited(&session.user_id))
     }
 
     /// Which server signed the request. The signature covers the body, so that is read first; it is kept.

@@ -65,6 +65,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::report::routes(routes);
     let routes = client::mutual_rooms::routes(routes);
     let routes = client::user_directory::routes(routes);
+    let routes = client::appservice::routes(routes);
     let routes = client::room_upgrade::routes(routes);
     let routes = client::media::routes(routes);
     let routes = client::sync::routes(routes);

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod accounts;
+mod appservices;
 mod egress;
 mod ephemeral;
 mod example;
@@ -27,6 +28,7 @@ mod value;
 
 pub use self::{
     accounts::{Accounts, Registration},
+    appservices::Appservices,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
@@ -86,6 +88,7 @@ sections! {
     ephemeral: Ephemeral,
     media: Media,
     push: Push,
+    appservices: Appservices,
     limits: Limits,
     logging: Logging,
 }

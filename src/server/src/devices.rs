@@ -320,6 +320,30 @@ impl Devices {
         }))
     }
 
+    /// A number that no device has had.
+    pub async fn new_number(&self) -> Result<DeviceNumber, Error> {
+        self.0.numbers.next().await
+    }
+
+    /// Makes a device that nobody is signed in to, as application services do; whether there was none of this id.
+    pub async fn make(&self, user: UserNumber, wanted: &WantedDevice) -> Result<bool, DeviceError> {
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(id) = &wanted.id
+                && self.find(user, id).await?.is_some()
+            {
+                return Ok(false);
+            }
+            let mut write = Write::new();
+            self.sign_in_rows(&mut write, user, wanted).await?;
+            match self.commit(user, write).await {
+                Ok(()) => return Ok(true),
+                Err(CommitError::Conflict(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CommitError::Conflict(0).into())
+    }
+
     fn new_id(&self) -> OwnedDeviceId {
         self.0.random.token(DEVICE_ID_LENGTH).to_ascii_uppercase().into()
     }

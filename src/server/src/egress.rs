@@ -103,7 +103,8 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            .filter(|address| is_allowed(*address, allowed))
+            // Where application services are is said by the configuration, mostly within the same machine.
+            .filter(|address| purpose == Purpose::Appservice || is_allowed(*address, allowed))
             .map(|address| SocketAddr::new(address, port))
             .collect();
         if checked.is_empty() {
@@ -126,6 +127,12 @@ impl Egress {
         Outbound::new(self.clone(), purpose, trust, true)
     }
 
+    /// The same for requests without TLS, which only application services are sent.
+    pub fn outbound_in_clear(&self, purpose: Purpose) -> Result<Outbound, EgressError> {
+        self.permit(purpose)?;
+        Outbound::new(self.clone(), purpose, trust::load(&[])?, purpose != Purpose::Appservice)
+    }
+
     /// Counts what was refused before anything was sent.
     pub fn refused(&self, purpose: Purpose, host: &str) {
         self.note(purpose, host, |contact| contact.refused = contact.refused.saturating_add(1));
@@ -141,7 +148,7 @@ impl Egress {
                 Err(EgressError::Off("federation"))
             }
             Purpose::Push if !self.config.get().push.enabled => Err(EgressError::Off("push")),
-            Purpose::Federation | Purpose::Push => Ok(()),
+            Purpose::Federation | Purpose::Push | Purpose::Appservice => Ok(()),
         }
     }
 }

@@ -5,7 +5,9 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod appservices;
 pub mod audit;
+pub mod bridges;
 pub mod clock;
 pub mod config;
 pub mod consumer;

@@ -212,6 +212,18 @@ impl Registration {
         self.create(Actor::Nobody, &new, checked.guest.as_ref(), wanted.session.as_ref(), token).await
     }
 
+    /// Makes an account for an application service, which has shown that the name is its own.
+    pub async fn register_for_appservice(
+        &self,
+        localpart: &str,
+        session: Option<&WantedSession>,
+    ) -> Result<Registered, RegisterError> {
+        let user_id = names::new_user_id(localpart, self.0.accounts.users().server_name())?;
+        let kind = AccountKind::Appservice;
+        let new = NewAccount { user_id, kind, admin: false, password_hash: None };
+        self.create(Actor::Nobody, &new, None, session, None).await
+    }
+
     /// Lets a guest in. All that a guest may choose is the name of the device.
     pub async fn register_guest(
         &self,

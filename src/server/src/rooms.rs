@@ -35,6 +35,7 @@ pub mod access;
 pub mod adopt;
 mod aggregations;
 pub mod alias;
+mod appservice;
 pub mod candidate;
 pub mod create;
 pub mod directory;

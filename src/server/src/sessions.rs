@@ -14,6 +14,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use self::token::{TokenKind, TokenPlace, parse_token};
 use crate::{
+    bridges::BridgeIndex,
     clock::Clock,
     config::{Accounts as Config, Interval},
     database::{Database, Error, Write},
@@ -26,12 +27,14 @@ use crate::{
     users::Users,
 };
 
+mod acting;
 mod openid;
 mod refresh;
 mod sign_in;
 mod token;
 
 pub use self::{
+    acting::ActError,
     openid::{OpenIdError, OpenIdToken},
     refresh::RefreshError,
     sign_in::{Issued, SignInError, WantedSession},
@@ -62,6 +65,10 @@ pub struct Session {
     pub locked: bool,
     /// A suspended account: may read, not write.
     pub suspended: bool,
+    /// The application service that acts for the user.
+    pub bridge: Option<BridgeIndex>,
+    /// Whether it does so without a device: the device's number tells transactions apart then, and its id is empty.
+    pub bare: bool,
 }
 
 /// Why a token was refused.
@@ -212,6 +219,8 @@ fn session(user_id: OwnedUserId, place: &TokenPlace, device: &DeviceRow, account
         admin: account.admin,
         locked: account.locked,
         suspended: account.suspended,
+        bridge: None,
+        bare: false,
     }
 }
 

@@ -54,6 +54,8 @@ mod quiet;
 mod room_delta;
 mod summary;
 mod tail;
+#[cfg(test)]
+pub(crate) mod testing;
 mod timeline;
 pub mod token;
 mod unread;

@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::database::Corrupt;
 
 pub mod accounts;
+pub mod appservices;
 pub mod federation;
 pub mod inbound;
 pub mod inbox;
@@ -323,6 +324,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
     [
         meta::TABLES,
         accounts::TABLES,
+        appservices::TABLES,
         rooms::TABLES,
         notified::TABLES,
         profiles::TABLES,

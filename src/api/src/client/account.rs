@@ -22,7 +22,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 async fn whoami(_: App, caller: Guest, _: whoami::v3::Request) -> Result<whoami::v3::Response> {
     let Guest(session) = caller;
     let mut response = whoami::v3::Response::new(session.user_id, session.guest);
-    response.device_id = Some(session.device_id);
+    response.device_id = (!session.bare).then_some(session.device_id);
     Ok(response)
 }
 

@@ -5,6 +5,7 @@
 
 use allod_server::{
     federation::Federation,
+    numbers::RoomNumber,
     rooms::{alias::AliasError, directory::DirectoryQuery},
 };
 use http::StatusCode;
@@ -28,7 +29,7 @@ use ruma::{
 use crate::{
     app::App,
     auth::{Active, Session},
-    client::room::caller,
+    client::{appservice::exclusive, room::caller},
     endpoint::Routes,
     error::{Error, Result},
 };
@@ -55,15 +56,28 @@ async fn get_alias(app: App, (): (), request: get::Request) -> Result<get::Respo
         let found = federation.client.resolve_alias(&request.room_alias).await?;
         return Ok(get::Response::new(found.room_id, found.servers));
     }
-    let number = app.rooms.resolve_alias(request.room_alias.as_str()).await?;
+    let number = resolve(&app, &request.room_alias).await?;
     let number = number.ok_or(AliasError::NotFound)?;
     let room_id = app.rooms.get(number).await?.room_id.clone();
     Ok(get::Response::new(room_id, vec![app.users.server_name().to_owned()]))
 }
 
+/// Where an alias of this server points. An application service whose alias it is may make the room now.
+pub(crate) async fn resolve(app: &App, alias: &RoomAliasId) -> Result<Option<RoomNumber>> {
+    match app.rooms.resolve_alias(alias.as_str()).await? {
+        None if app.appservices.makes_alias(alias).await => {
+            Ok(app.rooms.resolve_alias(alias.as_str()).await?)
+        }
+        found => Ok(found),
+    }
+}
+
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`
 async fn create_alias(app: App, session: Active, request: create::Request) -> Result<create::Response> {
     check_ours(&app, &request.room_alias)?;
+    if app.bridges.is_alias_kept(&request.room_alias, session.bridge) {
+        return Err(exclusive("The room alias is kept by an application service"));
+    }
     let room = app.rooms.known(&request.room_id).await?;
     app.rooms.create_alias(&request.room_alias, &room, &caller(&session)).await?;
     Ok(create::Response::new())

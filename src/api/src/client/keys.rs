@@ -64,6 +64,9 @@ async fn upload_keys(app: App, caller: Guest, request: upload::Request) -> Resul
             .map(|(id, key)| (id.to_string(), key.into_json()))
             .collect(),
     };
+    if caller.bare {
+        return Err(Error::invalid_param("Keys belong to a device, and no device_id was named"));
+    }
     let left = app.keys.upload(owner(&caller), &keys).await?;
     Ok(upload::Response::new(one_time_key_counts(&left)))
 }
@@ -146,7 +149,7 @@ async fn upload_signing_keys(
         user_signing: request.user_signing_key.map(Raw::into_json),
     };
     let confirmation = app.keys.check_cross_signing(caller.user, &caller.user_id, &keys).await?;
-    if confirmation == Confirmation::Needed {
+    if confirmation == Confirmation::Needed && caller.bridge.is_none() {
         let operation = Operation::with_password("device_signing", &[], Some(caller.user));
         allow(&app, operation, request.auth.as_ref()).await?;
     }

@@ -6,11 +6,12 @@ use allod_server::{
     sessions::{Issued, RefreshError, SignInError, WantedSession},
     users::names,
 };
+use ruma::OwnedUserId;
 use ruma::api::client::{
     session::{
         get_login_types::{
             self,
-            v3::{LoginType, PasswordLoginType},
+            v3::{ApplicationServiceLoginType, LoginType, PasswordLoginType},
         },
         login::v3::{LoginInfo, Password, Request, Response},
         refresh_token,
@@ -22,6 +23,7 @@ use tokio::time::Duration;
 use crate::{
     app::App,
     auth::AppserviceToken,
+    client::appservice,
     endpoint::Routes,
     error::{Error, Result},
 };
@@ -37,12 +39,19 @@ async fn get_login_types(
     _: get_login_types::v3::Request,
 ) -> Result<get_login_types::v3::Response> {
     let password = LoginType::Password(PasswordLoginType::new());
-    let flows = if app.config.get().accounts.passwords { vec![password] } else { Vec::new() };
+    let mut flows = if app.config.get().accounts.passwords { vec![password] } else { Vec::new() };
+    if !app.bridges.is_empty() {
+        flows.push(LoginType::ApplicationService(ApplicationServiceLoginType::new()));
+    }
     Ok(get_login_types::v3::Response::new(flows))
 }
 
 /// `POST /_matrix/client/v3/login`
-async fn login(app: App, _: AppserviceToken, request: Request) -> Result<Response> {
+async fn login(app: App, token: AppserviceToken, request: Request) -> Result<Response> {
+    if let LoginInfo::ApplicationService(given) = &request.login_info {
+        let name = given.identifier.as_ref().and_then(user_name).ok_or_else(wrong)?;
+        return login_for_appservice(&app, &token, name, &request).await;
+    }
     let given = match &request.login_info {
         LoginInfo::Password(given) if app.config.get().accounts.passwords => given,
         _ => return Err(Error::unknown("This type of login is not supported")),
@@ -60,11 +69,44 @@ async fn login(app: App, _: AppserviceToken, request: Request) -> Result<Respons
     };
     let issued = app.sessions.sign_in_by_password(&proof, &wanted).await?;
     let user_id = app.users.id(proof.user()).await?.ok_or_else(wrong)?;
+    Ok(response(user_id, issued))
+}
+
+/// Signs in a user of an application service, which its token proves.
+async fn login_for_appservice(
+    app: &App,
+    token: &AppserviceToken,
+    name: &str,
+    request: &Request,
+) -> Result<Response> {
+    let (index, bridge) = appservice::of_token(app, token)?;
+    let candidates = names::sign_in_candidates(name, app.users.server_name());
+    let user_id = candidates.first().ok_or_else(wrong)?;
+    appservice::check_own(app, index, bridge, user_id)?;
+    let user = app.users.number(user_id).await?.ok_or_else(wrong)?;
+    let wanted = WantedSession {
+        device: WantedDevice {
+            id: request.device_id.clone(),
+            display_name: request.initial_device_display_name.clone(),
+        },
+        refresh: request.refresh_token,
+    };
+    Ok(response(user_id.clone(), app.sessions.sign_in(user, &wanted).await?))
+}
+
+fn user_name(identifier: &UserIdentifier) -> Option<&str> {
+    match identifier {
+        UserIdentifier::Matrix(identifier) => Some(&identifier.user),
+        _ => None,
+    }
+}
+
+fn response(user_id: OwnedUserId, issued: Issued) -> Response {
     let Issued { device_id, access_token, refresh_token, expires_in, .. } = issued;
     let mut response = Response::new(user_id, access_token, device_id);
     response.refresh_token = refresh_token;
     response.expires_in = expires_in;
-    Ok(response)
+    response
 }
 
 /// The user name in a login by password, where r0 clients and others write it.

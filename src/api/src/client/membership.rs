@@ -13,7 +13,7 @@ use allod_server::{
 };
 use http::StatusCode;
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomOrAliasId, RoomVersionId,
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomOrAliasId, RoomVersionId, UserId,
     api::{
         client::{
             knock::knock_room::v3 as knock,
@@ -37,7 +37,7 @@ use serde_json::{Map, Value};
 use crate::{
     app::App,
     auth::{Active, Guest, Session},
-    client::room::caller,
+    client::{directory::resolve, room::caller},
     endpoint::Routes,
     error::{Error, Result},
     wrapped::WithBody,
@@ -66,7 +66,8 @@ pub(crate) async fn room_id_of(app: &App, name: &RoomOrAliasId) -> Result<OwnedR
     if let Ok(room_id) = <&ruma::RoomId>::try_from(name) {
         return Ok(room_id.to_owned());
     }
-    let number = app.rooms.resolve_alias(name.as_str()).await?.ok_or_else(not_found)?;
+    let alias = <&RoomAliasId>::try_from(name).map_err(|_| not_found())?;
+    let number = resolve(app, alias).await?.ok_or_else(not_found)?;
     Ok(app.rooms.get(number).await?.room_id.clone())
 }
 
@@ -106,6 +107,12 @@ async fn join_any(
         // Guests stay on this server.
         app.rooms.check_guest_access(&room_id_of(app, room).await?).await?;
     }
+    if let Ok(alias) = <&RoomAliasId>::try_from(room)
+        && alias.server_name() == app.users.server_name()
+    {
+        // An application service may make the room now.
+        resolve(app, alias).await?;
+    }
     let caller = caller(session);
     let room = app.memberships.join(room, via, &caller, content).await?;
     app.succession.joined(&caller, &room).await?;
@@ -129,9 +136,25 @@ async fn invite_user(app: App, session: Active, request: invite::Request) -> Res
             "This server does not invite by e-mail address or telephone number",
         ));
     };
+    meet(&app, &recipient.user_id).await?;
     let options = with_reason(recipient.reason);
     app.memberships.invite(&request.room_id, &caller(&session), &recipient.user_id, &options).await?;
     Ok(invite::Response::new())
+}
+
+/// Asks application services whether they make a user of this server whom nobody knows.
+async fn meet(app: &App, user_id: &UserId) -> Result<()> {
+    if app.bridges.is_empty() || !app.users.is_local(user_id) {
+        return Ok(());
+    }
+    let known = match app.users.number(user_id).await? {
+        Some(user) => app.users.account(user).await?.is_some(),
+        None => false,
+    };
+    if !known {
+        app.appservices.makes_user(user_id).await;
+    }
+    Ok(())
 }
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`

@@ -52,7 +52,8 @@ async fn send_message_event(app: App, session: Guest, asked: WithQuery<send::Req
         let delay_id = app.delayed_events.schedule(&caller, wanted, Some(transaction)).await?;
         return Ok(waits(&delay_id));
     }
-    let event_id = app.rooms.send(&request.room_id, &caller, &kind, content, transaction).await?;
+    let at = request.timestamp.filter(|_| session.bridge.is_some());
+    let event_id = app.rooms.send_at(&request.room_id, &caller, (&kind, content), transaction, at).await?;
     from_ruma(send::Response::new(event_id))
 }
 
@@ -77,7 +78,9 @@ async fn send_state_event(
         let delay_id = app.delayed_events.schedule(&caller, wanted, None).await?;
         return Ok(waits(&delay_id));
     }
-    let event_id = app.rooms.set_state(&request.room_id, &caller, &kind, &request.state_key, content).await?;
+    let at = request.timestamp.filter(|_| session.bridge.is_some());
+    let state = (&*kind, &*request.state_key, content);
+    let event_id = app.rooms.set_state_at(&request.room_id, &caller, state, at).await?;
     from_ruma(set_state::Response::new(event_id))
 }
 

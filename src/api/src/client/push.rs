@@ -41,6 +41,9 @@ async fn get_pushers(app: App, caller: Session, _: get::Request) -> Result<get::
 /// `POST /_matrix/client/v3/pushers/set`
 async fn set_pusher(app: App, caller: Session, request: set::Request) -> Result<set::Response> {
     match request.action {
+        PusherAction::Post(_) if caller.bare => {
+            return Err(Error::invalid_param("Pushers belong to a device, and no device_id was named"));
+        }
         PusherAction::Post(PusherPostData { pusher, append, .. }) => {
             app.pushers.set(caller.user, caller.device, wanted(pusher)?, append).await?;
         }

@@ -9,10 +9,11 @@ use allod_server::{
     users::names::NameError,
 };
 use http::StatusCode;
+use ruma::UserId;
 use ruma::api::{
     client::account::{
         check_registration_token_validity, get_username_availability,
-        register::{RegistrationKind, v3::Request},
+        register::{LoginType, RegistrationKind, v3::Request},
     },
     error::ErrorKind,
 };
@@ -20,7 +21,7 @@ use ruma::api::{
 use crate::{
     app::App,
     auth::AppserviceToken,
-    client::uiaa::allow,
+    client::{appservice, uiaa::allow},
     endpoint::Routes,
     error::{Error, Result},
     response::{Response, json_response},
@@ -34,7 +35,10 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 /// `POST /_matrix/client/v3/register`
-async fn register(app: App, _: AppserviceToken, request: Request) -> Result<Response> {
+async fn register(app: App, token: AppserviceToken, request: Request) -> Result<Response> {
+    if request.login_type == Some(LoginType::ApplicationService) {
+        return register_for_appservice(&app, &token, request).await;
+    }
     if request.login_type.is_some() {
         return Err(Error::unknown("This type of registration is not supported"));
     }
@@ -56,9 +60,28 @@ async fn register(app: App, _: AppserviceToken, request: Request) -> Result<Resp
         guest_token: request.guest_access_token,
         session: (!request.inhibit_login).then_some(session),
     };
+    if let Some(name) = &wanted.name {
+        appservice::check_free(&app, name)?;
+    }
     let checked = app.registration.check(&wanted).await?;
     let shown = allow(&app, app.registration.operation(), request.auth.as_ref()).await?;
     Ok(response(app.registration.register(checked, wanted, &shown).await?))
+}
+
+/// Makes an account for an application service, of a name that is its own.
+async fn register_for_appservice(app: &App, token: &AppserviceToken, request: Request) -> Result<Response> {
+    let (index, bridge) = appservice::of_token(app, token)?;
+    let name = request.username.ok_or_else(|| Error::missing_param("A user name is needed"))?;
+    let user_id = UserId::parse_with_server_name(name.as_str(), app.users.server_name());
+    let user_id = user_id.map_err(|_| NameError::Letters)?;
+    appservice::check_own(app, index, bridge, &user_id)?;
+    let session = WantedSession {
+        device: WantedDevice { id: request.device_id, display_name: request.initial_device_display_name },
+        refresh: request.refresh_token,
+    };
+    let session = (!request.inhibit_login).then_some(session);
+    let registered = app.registration.register_for_appservice(user_id.localpart(), session.as_ref()).await?;
+    Ok(response(registered))
 }
 
 /// Not ruma's response, which shows a device that is none as `null`.
@@ -85,6 +108,7 @@ async fn get_username_availability(
     (): (),
     request: get_username_availability::v3::Request,
 ) -> Result<get_username_availability::v3::Response> {
+    appservice::check_free(&app, &request.username)?;
     app.registration.check_name(&request.username).await?;
     Ok(get_username_availability::v3::Response::new(true))
 }

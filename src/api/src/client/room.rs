@@ -12,6 +12,7 @@ use allod_server::{
     tables::rooms::Membership,
 };
 use http::StatusCode;
+use ruma::RoomAliasId;
 use ruma::api::{
     client::{membership::joined_rooms::v3 as joined_rooms, room::create_room::v3 as create},
     error::ErrorKind,
@@ -20,6 +21,7 @@ use ruma::api::{
 use crate::{
     app::App,
     auth::{Active, Session},
+    client::appservice::exclusive,
     endpoint::Routes,
     error::{Error, Result},
 };
@@ -37,6 +39,12 @@ pub(crate) fn caller(session: &Session) -> Caller {
 async fn create_room(app: App, session: Active, mut request: create::Request) -> Result<create::Response> {
     if app.config.get().rooms.create == Who::Admins && !session.admin {
         return Err(Error::forbidden("Only administrators may create rooms on this server"));
+    }
+    if let Some(name) = &request.room_alias_name
+        && let Ok(alias) = RoomAliasId::parse(format!("#{name}:{}", app.users.server_name()))
+        && app.bridges.is_alias_kept(&alias, session.bridge)
+    {
+        return Err(exclusive("The room alias is kept by an application service"));
     }
     let caller = caller(&session);
     // Those elsewhere are invited once the room is there: their servers have a say.

@@ -14,6 +14,8 @@ pub enum Purpose {
     Federation,
     /// Push gateways, which users' applications name.
     Push,
+    /// Bridges and bots, which the configuration names.
+    Appservice,
 }
 
 impl Purpose {
@@ -22,6 +24,7 @@ impl Purpose {
         match self {
             Self::Federation => "federation",
             Self::Push => "push",
+            Self::Appservice => "application services",
         }
     }
 }

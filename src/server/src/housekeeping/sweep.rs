@@ -14,6 +14,7 @@ use crate::{
     tables::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
+        appservices::AppserviceQueue,
         inbound::InboundTransaction,
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
@@ -105,6 +106,12 @@ impl Aged for QueuedEdu {
     }
 }
 
+impl Aged for AppserviceQueue {
+    fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
+        times.at(key.1)
+    }
+}
+
 impl Aged for PositionAtTime {
     const IN_ORDER: bool = true;
 
@@ -130,7 +137,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 8] {
+fn sweeps() -> [Sweep; 9] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -149,6 +156,7 @@ fn sweeps() -> [Sweep; 8] {
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
         of::<QueuedEdu>(),
+        of::<AppserviceQueue>(),
         of::<PositionAtTime>(),
     ]
 }

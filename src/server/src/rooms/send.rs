@@ -1,7 +1,7 @@
 //! Sending: messages, state and redactions of local users.
 
 use allod_matrix::event::build::Draft;
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
+use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId};
 use serde_json::{Value, value::RawValue};
 
 use super::{Append, AppendError, Rooms, membership::MembershipError};
@@ -78,6 +78,18 @@ impl Rooms {
         content: &RawValue,
         transaction: TransactionName<'_>,
     ) -> Result<OwnedEventId, SendError> {
+        self.send_at(room_id, caller, (kind, content), transaction, None).await
+    }
+
+    /// The same as if it had been sent at this time.
+    pub async fn send_at(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        (kind, content): (&str, &RawValue),
+        transaction: TransactionName<'_>,
+        at: Option<MilliSecondsSinceUnixEpoch>,
+    ) -> Result<OwnedEventId, SendError> {
         let named = caller.device.map(|device| {
             let hash =
                 self.core.database.hash("transaction", format!("{}\0{}", transaction.path, transaction.id));
@@ -90,7 +102,8 @@ impl Rooms {
         }
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
         check_message(kind, content)?;
-        let draft = self.raw_draft(caller, kind, None, content);
+        let mut draft = self.raw_draft(caller, kind, None, content);
+        draft.origin_server_ts = at.unwrap_or(draft.origin_server_ts);
         let append = Append { draft, sender: caller.user, transaction: named.clone(), extra: Write::new() };
         match (self.append(&room, append).await, named) {
             (Ok(appended), _) => Ok(appended.event_id),
@@ -111,11 +124,23 @@ impl Rooms {
         state_key: &str,
         content: &RawValue,
     ) -> Result<OwnedEventId, SendError> {
+        self.set_state_at(room_id, caller, (kind, state_key, content), None).await
+    }
+
+    /// The same as if it had been set at this time.
+    pub async fn set_state_at(
+        &self,
+        room_id: &RoomId,
+        caller: &Caller,
+        (kind, state_key, content): (&str, &str, &RawValue),
+        at: Option<MilliSecondsSinceUnixEpoch>,
+    ) -> Result<OwnedEventId, SendError> {
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
         if kind == "m.room.canonical_alias" {
             self.check_canonical_alias(&room, content).await?;
         }
-        let draft = self.raw_draft(caller, kind, Some(state_key), content);
+        let mut draft = self.raw_draft(caller, kind, Some(state_key), content);
+        draft.origin_server_ts = at.unwrap_or(draft.origin_server_ts);
         let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
         Ok(self.append(&room, append).await?.event_id)
     }
