@@ -33,6 +33,7 @@ use allod_server::{
     registration_tokens::RegistrationTokens,
     room_lookup::RoomLookup,
     rooms::Rooms,
+    search::Search,
     sessions::Sessions,
     succession::Succession,
     sync::Sync,
@@ -116,6 +117,8 @@ pub struct Services {
     pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
+    /// Searching rooms.
+    pub search: Search,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -206,7 +209,7 @@ impl App {
         let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
-        let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
+        let (sync, search) = rooms::start_sync(&base, &users, &rooms, &user_data);
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
@@ -239,6 +242,7 @@ impl App {
             delayed_events,
             thread_subscriptions,
             succession,
+            search,
             user_directory,
             sync,
             room_lookup,

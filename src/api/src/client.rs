@@ -34,6 +34,7 @@ pub mod report;
 pub mod room;
 pub mod room_summary;
 pub mod room_upgrade;
+pub mod search;
 pub mod space;
 pub mod sync;
 pub mod tag;

@@ -60,6 +60,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::profile::routes(routes);
     let routes = client::directory::routes(routes);
     let routes = client::room_summary::routes(routes);
+    let routes = client::search::routes(routes);
     let routes = client::space::routes(routes);
     let routes = client::timestamp::routes(routes);
     let routes = client::report::routes(routes);

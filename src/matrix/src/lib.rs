@@ -18,3 +18,4 @@ pub mod state;
 pub mod stripped;
 pub mod sync;
 pub mod visibility;
+pub mod words;

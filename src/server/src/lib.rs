@@ -42,6 +42,7 @@ pub mod registration_tokens;
 pub mod retry;
 pub mod room_lookup;
 pub mod rooms;
+pub mod search;
 pub mod sessions;
 pub mod succession;
 pub mod sync;

@@ -69,6 +69,7 @@ pub mod threads;
 pub mod timestamp;
 pub mod upgrade;
 pub mod visibility;
+pub mod words;
 mod writer;
 
 pub use allod_matrix::{
@@ -105,6 +106,8 @@ pub struct RoomOptions {
     pub node_cache_bytes: u64,
     /// Whether users who are not administrators may publish rooms in the directory.
     pub users_may_publish: bool,
+    /// Whether the words of messages are kept for searching.
+    pub search: bool,
 }
 
 impl Default for RoomOptions {
@@ -114,6 +117,7 @@ impl Default for RoomOptions {
             event_cache_bytes: 16 << 20,
             node_cache_bytes: 8 << 20,
             users_may_publish: false,
+            search: true,
         }
     }
 }

@@ -28,6 +28,7 @@ pub mod outbox;
 pub mod profiles;
 pub mod push;
 pub mod rooms;
+pub mod search;
 pub mod threads;
 pub mod upkeep;
 pub mod user_data;
@@ -330,6 +331,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         profiles::TABLES,
         user_data::TABLES,
         push::TABLES,
+        search::TABLES,
         keys::TABLES,
         inbox::TABLES,
         inbound::TABLES,

@@ -6,6 +6,7 @@ use allod_server::{
     profiles::Profiles,
     push_rules::PushRules,
     rooms::{RoomOptions, RoomSources, Rooms},
+    search::Search,
     sync::{Sync, SyncSources},
     users::Users,
 };
@@ -23,6 +24,7 @@ pub(super) async fn open(
     let options = RoomOptions {
         default_version: now.rooms.default_version.clone(),
         users_may_publish: now.rooms.publish == Who::Everyone,
+        search: now.rooms.search,
         ..RoomOptions::default()
     };
     let profiles = Profiles::new(database.clone(), users.clone());
@@ -40,8 +42,13 @@ pub(super) async fn open(
     Ok((profiles, rooms))
 }
 
-/// Sync, which reads from all of them.
-pub(super) fn start_sync(base: &Base, users: &Users, rooms: &Rooms, user_data: &UserDataServices) -> Sync {
+/// Sync, which reads from all of them, and search.
+pub(super) fn start_sync(
+    base: &Base,
+    users: &Users,
+    rooms: &Rooms,
+    user_data: &UserDataServices,
+) -> (Sync, Search) {
     let sources = SyncSources {
         database: base.database.clone(),
         users: users.clone(),
@@ -58,5 +65,7 @@ pub(super) fn start_sync(base: &Base, users: &Users, rooms: &Rooms, user_data: &
         wakes: user_data.wakes.clone(),
         clock: base.clock.clone(),
     };
-    Sync::start(sources, &base.random, &base.tasks)
+    let sync = Sync::start(sources, &base.random, &base.tasks);
+    let search = Search::new(base.database.clone(), rooms.clone(), sync.clone());
+    (sync, search)
 }

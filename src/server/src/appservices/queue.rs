@@ -90,7 +90,7 @@ impl Inner {
                 self.is_own(state, bridge, user).await?.then_some(QueuedItem::ToDevice { user, device })
             }
             Happened::DeviceList { user } if bridge.registration.encryption => {
-                Some(QueuedItem::DeviceList { user })
+                self.knows(state, bridge, user).await?.then_some(QueuedItem::DeviceList { user })
             }
             _ => None,
         })
@@ -107,6 +107,20 @@ impl Inner {
         let known = self.sources.rooms.get(room).await?;
         let concerns = self.concerns(state, bridge, &known, &stored).await?;
         Ok(concerns.then_some(QueuedItem::Event { room, event }))
+    }
+
+    /// Whether a user is an application service's own, or shares a room with one.
+    async fn knows(&self, state: &State, bridge: &Bridge, user: UserNumber) -> Result<bool, Error> {
+        if self.is_own(state, bridge, user).await? {
+            return Ok(true);
+        }
+        let rooms = self.sources.sync.memberships().current(user).await?;
+        for room in rooms.joined.iter().map(RoomNumber) {
+            if self.has_business(state, bridge, room).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// An invitation to a room that nobody here is in, which no event of the room tells of.

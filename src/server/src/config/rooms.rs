@@ -17,6 +17,9 @@ section! {
         publish: Who = Who::Admins;
         /// Who may read the public room directory without an account: true for all of the world.
         directory_without_account: bool = false, Reloaded;
+        /// Whether messages of rooms that are not encrypted can be searched: their words are kept for it. What is said while
+        /// this is off is not found later.
+        search: bool = true;
     }
     check |rooms| {
         if crate::config::ROOM_VERSIONS.contains(&rooms.default_version) {

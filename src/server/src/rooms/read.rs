@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use allod_storage::Position;
-use ruma::EventId;
+use ruma::{EventId, UserId};
+use serde_json::Value;
 
 use super::{Rooms, access::View, event::StoredEvent, pagination::PaginationToken};
 use crate::{
@@ -223,6 +224,18 @@ impl Rooms {
             Some(number) => self.core.events.get(view.room.number, number).await,
             None => Ok(None),
         }
+    }
+
+    /// The name and picture that a member has in the room.
+    pub async fn profile_in(&self, view: &View, user_id: &UserId) -> Result<Option<Value>, Error> {
+        let Some(event) = self.state_event(view, "m.room.member", user_id.as_str()).await? else {
+            return Ok(None);
+        };
+        let content = event.pdu(&view.room)?.content_as::<Value>().unwrap_or_default();
+        let field = |key: &str| content.get(key).filter(|value| value.is_string()).cloned();
+        let pairs =
+            ["displayname", "avatar_url"].into_iter().filter_map(|key| Some((key.to_owned(), field(key)?)));
+        Ok(Some(Value::Object(pairs.collect())))
     }
 
     /// The member events of a state whose membership `wanted` accepts.

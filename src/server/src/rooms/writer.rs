@@ -45,6 +45,7 @@ mod recompute;
 mod redaction;
 mod relation;
 mod resolve;
+mod search;
 mod state;
 
 pub(crate) use ingest::Placed;
@@ -325,6 +326,7 @@ impl Writer {
         }];
         self.put_timeline(number, write);
         self.put_history(number, &record, write);
+        self.put_words(pdu, record.depth, number, write);
         let event = self.put_event(StoredEvent::new(number, Position::PENDING, record, json), true, write);
         self.put_head(write);
         event

@@ -298,6 +298,9 @@ impl Writer {
         let citing = self.close_gaps(&event, &parents, &mut write).await?;
         if event.is_shown() {
             self.put_history(number, &event.record, &mut write);
+            if event.redacted_by.is_none() {
+                self.put_words(pdu, event.record.depth, number, &mut write);
+            }
             self.relate_received(pdu, &event, &mut write).await?;
         }
         if accepted && live {

@@ -71,6 +71,7 @@ impl Writer {
         write: &mut Write,
     ) -> Result<(), Error> {
         self.unrelate(target, write).await?;
+        self.forget_words(target, write)?;
         let key = (self.room.number, target.number);
         let redacted = redact(&target.json, &self.room.rules.redaction, None)
             .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;
