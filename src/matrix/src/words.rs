@@ -101,8 +101,8 @@ mod tests {
         assert_eq!(of(" \u{200d}😀 ..."), []);
         let long = "a".repeat(1000);
         assert_eq!(of(&long), [one(&long[..WORD_BYTES_MAX])]);
-        let many: String = (0..2000).map(|number| format!("w{number} ")).collect();
-        assert_eq!(words(&many).len(), WORDS_MAX);
+        let many: Vec<String> = (0..2000).map(|number| format!("w{number}")).collect();
+        assert_eq!(words(&many.join(" ")).len(), WORDS_MAX);
     }
 
     #[test]
@@ -114,6 +114,6 @@ mod tests {
         assert_eq!(asked("東京"), ["東京"]);
         assert_eq!(asked("京"), ["京"]);
         assert_eq!(asked("Hello hello 東京都"), ["hello", "東京", "京都"]);
-        assert_eq!(asked("..."), [] as [&str; 0]);
+        assert!(asked("...").is_empty());
     }
 }

@@ -204,13 +204,12 @@ impl Search {
             if numbers.is_empty() {
                 return Ok(None);
             }
-            let view = match view {
-                Some(view) => Arc::clone(view),
-                None => {
-                    let room = self.rooms.get(lane.room).await?;
-                    let new = Arc::new(self.rooms.view_of(room, caller).await?);
-                    Arc::clone(view.insert(new))
-                }
+            let view = if let Some(view) = view {
+                Arc::clone(view)
+            } else {
+                let room = self.rooms.get(lane.room).await?;
+                let new = Arc::new(self.rooms.view_of(room, caller).await?);
+                Arc::clone(view.insert(new))
             };
             let events = self.rooms.events().load_many(lane.room, &numbers).await?;
             let visible = self.rooms.visible(&view, &events).await?;

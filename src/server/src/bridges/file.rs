@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a registration file says.
 #[derive(Clone, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "as the files have it, under earlier names too")]
 pub struct Registration {
     /// Names the application service for ever.
     pub id: String,

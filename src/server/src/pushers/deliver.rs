@@ -157,7 +157,7 @@ impl Inner {
         if self.told.get(key).unwrap_or_default() == unread {
             return Ok(Outcome::Done);
         }
-        match self.sources.gateway.notify(&pusher.url, self.count(pusher, unread)).await {
+        match self.sources.gateway.notify(&pusher.url, Self::count(pusher, unread)).await {
             Ok(rejected) if rejected.contains(&pusher.pushkey) => {
                 self.remove(key).await?;
                 Ok(Outcome::Done)

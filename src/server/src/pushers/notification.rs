@@ -63,7 +63,7 @@ impl Inner {
 
     /// What a gateway is told when nothing but the count is new. Nothing unread is told too, though the specification would
     /// leave it out: gateways take an absent count for an unknown one.
-    pub(super) fn count(&self, pusher: &PusherRow, unread: u64) -> Bytes {
+    pub(super) fn count(pusher: &PusherRow, unread: u64) -> Bytes {
         let mut notification = Map::new();
         notification.insert("counts".to_owned(), json!({ "unread": unread }));
         notification.insert("prio".to_owned(), "low".into());

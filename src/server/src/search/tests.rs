@@ -93,8 +93,8 @@ async fn all_words_must_stand_there_whatever_their_spelling() {
     }
     assert_eq!(find(&world, "word").await, ["Another word: two!", "WORD word word", "A word, or two"]);
     assert_eq!(find(&world, "two Word").await, ["Another word: two!", "A word, or two"]);
-    assert_eq!(find(&world, "two word missing").await, [] as [&str; 0]);
-    assert_eq!(find(&world, " ,! ").await, [] as [&str; 0]);
+    assert!(find(&world, "two word missing").await.is_empty());
+    assert!(find(&world, " ,! ").await.is_empty());
     // The best first: three times in three words.
     let ranked = world.find(&alice, Wanted { recent: false, ..world.wanted() }).await.1;
     assert_eq!(ranked[0], "WORD word word");
