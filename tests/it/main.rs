@@ -11,6 +11,7 @@
 )]
 
 mod accounts;
+mod backup;
 mod bad_input;
 mod crash;
 mod disk_full;

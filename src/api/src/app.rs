@@ -5,6 +5,7 @@ use std::{ops::Deref, sync::Arc};
 use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
+    backups::{self, Checkpoints},
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
@@ -150,6 +151,8 @@ pub struct Services {
     pub memberships: RemoteMembership,
     /// What other servers send and ask; none where federation is off.
     pub inbound: Option<Inbound>,
+    /// Copies of the database, for backups.
+    pub checkpoints: Checkpoints,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -181,6 +184,7 @@ pub enum OpenError {
 impl App {
     /// Makes all services. The configuration is read as it is now, except where a service takes it live.
     pub async fn open(base: Base) -> Result<Self, OpenError> {
+        backups::settle(&base.database, &base.config.get()).await?;
         let AccountServices {
             users,
             devices,
@@ -206,6 +210,7 @@ impl App {
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
+        let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -244,6 +249,7 @@ impl App {
             outbox,
             memberships,
             inbound,
+            checkpoints,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

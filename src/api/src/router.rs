@@ -103,7 +103,8 @@ pub fn build_federation(app: App) -> Option<Router> {
 
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
-    build_from(app, admin::room::routes(admin::user::routes(Routes::default())))
+    let routes = admin::room::routes(admin::user::routes(Routes::default()));
+    build_from(app, admin::backup::routes(routes))
 }
 
 /// What clients and other servers are served: methods, and paths whose parameters are numbered.

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod accounts;
+mod backup;
 mod egress;
 mod ephemeral;
 mod example;
@@ -26,6 +27,7 @@ mod value;
 
 pub use self::{
     accounts::{Accounts, Registration},
+    backup::Backup,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
@@ -77,6 +79,7 @@ sections! {
     server: Server,
     listeners: Listeners,
     storage: Storage,
+    backup: Backup,
     accounts: Accounts,
     rooms: Rooms,
     federation: Federation,

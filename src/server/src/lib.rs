@@ -6,6 +6,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod audit;
+pub mod backups;
 pub mod clock;
 pub mod config;
 pub mod database;
