@@ -11,6 +11,7 @@
 )]
 
 mod accounts;
+mod authority;
 mod backup;
 mod bad_input;
 mod crash;
@@ -22,5 +23,6 @@ mod http;
 mod load;
 mod media;
 mod program;
+mod push;
 mod running;
 mod server;

@@ -43,6 +43,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::tag::routes(routes);
     let routes = client::filter::routes(routes);
     let routes = client::push_rule::routes(routes);
+    let routes = client::push::routes(routes);
     let routes = client::receipt::routes(routes);
     let routes = client::read_marker::routes(routes);
     let routes = client::typing::routes(routes);

@@ -17,6 +17,7 @@ mod listeners;
 mod logging;
 mod media;
 mod option;
+mod push;
 mod read;
 mod reload;
 mod rooms;
@@ -37,6 +38,7 @@ pub use self::{
     logging::{LogFormat, Logging},
     media::Media,
     option::{Note, OptionInfo, Section, SectionInfo},
+    push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
     rooms::{ROOM_VERSIONS, Rooms, Who},
@@ -86,6 +88,7 @@ sections! {
     egress: Egress,
     ephemeral: Ephemeral,
     media: Media,
+    push: Push,
     limits: Limits,
     logging: Logging,
 }

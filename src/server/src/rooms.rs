@@ -50,6 +50,7 @@ pub mod outside;
 pub mod pagination;
 pub mod policy;
 mod power;
+mod pushing;
 pub mod read;
 pub mod relations;
 mod render;

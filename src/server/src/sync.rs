@@ -41,6 +41,7 @@ use crate::{
 };
 
 pub mod activity;
+mod badge;
 mod follow;
 mod json;
 mod key_changes;

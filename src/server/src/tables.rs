@@ -25,6 +25,7 @@ pub mod meta;
 pub mod notified;
 pub mod outbox;
 pub mod profiles;
+pub mod push;
 pub mod rooms;
 pub mod threads;
 pub mod upkeep;
@@ -326,6 +327,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
+        push::TABLES,
         keys::TABLES,
         inbox::TABLES,
         inbound::TABLES,

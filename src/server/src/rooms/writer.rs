@@ -48,6 +48,7 @@ mod resolve;
 mod state;
 
 pub(crate) use ingest::Placed;
+pub(super) use notify::push_context;
 
 /// An event that a local user wants in a room.
 #[derive(Clone, Debug)]
