@@ -24,6 +24,7 @@ pub mod media;
 pub mod meta;
 pub mod notified;
 pub mod outbox;
+pub mod partial;
 pub mod profiles;
 pub mod rooms;
 pub mod threads;
@@ -334,6 +335,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         threads::TABLES,
         upkeep::TABLES,
         outbox::TABLES,
+        partial::TABLES,
     ]
     .into_iter()
     .flatten()

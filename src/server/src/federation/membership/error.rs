@@ -113,6 +113,7 @@ impl From<AdoptError> for RemoteError {
     fn from(error: AdoptError) -> Self {
         match error {
             AdoptError::Unsupported => Self::IncompatibleVersion("unknown".to_owned()),
+            AdoptError::Forbidden(_) => Self::Forbidden("The room does not let you in".to_owned()),
             AdoptError::Invalid(_) | AdoptError::Missing(_) => Self::BadAnswer(error.to_string()),
             AdoptError::Ingest(error) => error.into(),
             AdoptError::Storage(error) => Self::Storage(error),
