@@ -60,6 +60,18 @@ impl RemoteError {
         }
     }
 
+    /// Whether the room does not let the user in, as far as the server knows that says so.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Forbidden(_)
+                | Self::UnableToAuthorise
+                | Self::Here(
+                    MembershipError::Forbidden(_) | MembershipError::Append(AppendError::Forbidden(_))
+                )
+        )
+    }
+
     /// Whether no other server needs to be asked.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Storage(_) | Self::Interrupted | Self::IncompatibleVersion(_))

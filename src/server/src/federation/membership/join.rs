@@ -86,7 +86,14 @@ impl RemoteMembership {
                 // The task goes on when the client goes away: halfway in is nowhere.
                 let (service, caller) = (self.clone(), caller.clone());
                 let work = async move { service.join_through(&room_id, &servers, &caller, &content).await };
-                self.0.sources.tasks.spawn("remote join", work).await.map_err(|_| RemoteError::Interrupted)?
+                let joined = self.0.sources.tasks.spawn("remote join", work).await;
+                match joined.map_err(|_| RemoteError::Interrupted)? {
+                    // Why this server does not let them in says more than that others do not know the room.
+                    Err(other) if error.is_refusal() && !other.is_refusal() && !other.is_final() => {
+                        Err(error)
+                    }
+                    joined => joined,
+                }
             }
         }
     }
@@ -103,10 +110,10 @@ impl RemoteMembership {
             return Ok(Here::Refused(MembershipError::UnknownRoom.into()));
         };
         if !rooms.has_local_member(&room).await? {
-            return Ok(match self.is_banned_lately(&room, caller).await? {
-                true => return Err(RemoteError::Forbidden("You are banned from the room".to_owned())),
-                false => Here::Refused(MembershipError::UnknownRoom.into()),
-            });
+            if self.is_banned_lately(&room, caller).await? {
+                return Err(RemoteError::Forbidden("You are banned from the room".to_owned()));
+            }
+            return Ok(Here::Refused(MembershipError::UnknownRoom.into()));
         }
         match rooms.join(room_id, caller, content.clone()).await {
             Ok(room) => Ok(Here::Joined(room)),
