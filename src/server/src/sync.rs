@@ -48,6 +48,7 @@ mod key_changes;
 mod lazy;
 pub mod members;
 pub mod memberships;
+mod partial;
 mod plan;
 mod prefetch;
 mod quiet;

@@ -24,6 +24,7 @@ pub mod media;
 pub mod meta;
 pub mod notified;
 pub mod outbox;
+pub mod partial;
 pub mod profiles;
 pub mod push;
 pub mod rooms;
@@ -336,6 +337,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         threads::TABLES,
         upkeep::TABLES,
         outbox::TABLES,
+        partial::TABLES,
     ]
     .into_iter()
     .flatten()

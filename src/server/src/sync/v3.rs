@@ -17,6 +17,7 @@ mod extras;
 mod filter;
 mod joined;
 mod outside;
+mod partial;
 mod sharing;
 
 /// Longest time that a sync waits, whatever the client says: below the time after which handlers are given up.

@@ -104,6 +104,7 @@ impl Inner {
             changed: BTreeSet::new(),
         };
         answering.select_rooms().await?;
+        answering.hold_back_partial().await?;
         let global_data = answering.read_account_data().await?;
         answering.read_ephemeral().await?;
         answering.find_changed_rooms().await?;

@@ -61,6 +61,11 @@ impl Answering<'_> {
     ) -> Result<(), Error> {
         let room = self.inner.sources.rooms.get(number).await?;
         let member = room.hash_key.type_prefix("m.room.member");
+        let others = match self.since() {
+            Some(since) => self.changed_but_for_wholeness(&room, since).await?,
+            None => None,
+        };
+        let differences = others.as_deref().unwrap_or(differences);
         for difference in differences.iter().filter(|difference| difference.key.type_prefix() == member) {
             let before = self.joined_by(&room, difference.before).await?;
             let after = self.joined_by(&room, difference.after).await?;
