@@ -30,24 +30,20 @@ use crate::{
     response::{Response, json_bytes},
 };
 
-/// Longest name of a connection, in bytes.
-const CONNECTION_BYTES_MAX: usize = 255;
+/// Longest name of a connection, or of a list, in bytes.
+const NAME_BYTES_MAX: usize = 255;
+/// Longest `required_state` of a list or subscription, in bytes of its types and keys.
+const REQUIRED_BYTES_MAX: usize = 16 * 1024;
 
 /// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`
 pub(super) async fn sliding_sync(app: App, caller: Guest, sync: SlidingSync) -> Result<Response> {
     let epoch = app.users.epoch(caller.user);
     let SlidingSync { body, pos, timeout_ms, presence } = sync;
-    if body.lists.len() > RULES_MAX || body.room_subscriptions.len() > RULES_MAX {
-        return Err(Error::invalid_param("Too many lists or subscriptions"));
-    }
-    let connection = body.conn_id.unwrap_or_default();
-    if connection.len() > CONNECTION_BYTES_MAX {
-        return Err(Error::invalid_param("The name of the connection is too long"));
-    }
+    check(&body)?;
     let request = SlidingRequest {
         caller: Caller { user_id: caller.user_id.clone(), user: caller.user, device: Some(caller.device) },
         device: caller.device,
-        connection,
+        connection: body.conn_id.unwrap_or_default(),
         transaction: body.txn_id,
         pos: pos.or(body.pos).filter(|pos| !pos.is_empty()),
         timeout: Duration::from_millis(timeout_ms.or(body.timeout).unwrap_or_default()),
@@ -59,6 +55,25 @@ pub(super) async fn sliding_sync(app: App, caller: Guest, sync: SlidingSync) -> 
     let answer = app.sync.sliding(request).await?;
     super::still_signed_in(&app, &caller, epoch).await?;
     Ok(json_bytes(answer))
+}
+
+/// What a connection keeps of a request is bounded.
+fn check(body: &Body) -> Result<()> {
+    if body.lists.len() > RULES_MAX || body.room_subscriptions.len() > RULES_MAX {
+        return Err(Error::invalid_param("Too many lists or subscriptions"));
+    }
+    let names = body.conn_id.iter().chain(body.lists.keys());
+    if names.into_iter().any(|name| name.len() > NAME_BYTES_MAX) {
+        return Err(Error::invalid_param("The name of the connection or of a list is too long"));
+    }
+    let lists = body.lists.values().map(|list| &list.wish);
+    let bytes = |wish: &Wish| -> usize {
+        wish.required_state.iter().map(|(kind, key)| kind.len().saturating_add(key.len())).sum()
+    };
+    if lists.chain(body.room_subscriptions.values()).any(|wish| bytes(wish) > REQUIRED_BYTES_MAX) {
+        return Err(Error::invalid_param("Too much required state"));
+    }
+    Ok(())
 }
 
 /// A request. ruma's lacks some filters, and takes no request without ranges.

@@ -33,6 +33,8 @@ const CONNECTIONS_PER_DEVICE_MAX: usize = 8;
 const CONNECTIONS_MAX: usize = 20_000;
 /// Rooms that all connections together may remember; about a hundred bytes each.
 const ROOMS_MAX: u64 = 2_000_000;
+/// Different wishes that a connection remembers; clients have a handful.
+const CONFIGS_MAX: usize = 200;
 
 /// What is wanted of a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -130,6 +132,8 @@ pub(super) struct State {
     pub(super) direct: Arc<RoaringBitmap>,
     /// Rooms with something unread.
     pub(super) unread: RoaringBitmap,
+    /// The wishes that rooms were told by.
+    configs: Vec<Arc<Config>>,
 }
 
 /// What an answer adds to a state.
@@ -158,7 +162,8 @@ impl State {
             } else {
                 self.unread.insert(room.0);
             }
-            self.rooms.insert(room, told);
+            let config = self.intern(told.config);
+            self.rooms.insert(room, Told { config, ..told });
         }
         self.events.go_on(self.position, step.events);
         let told =
@@ -171,6 +176,27 @@ impl State {
         self.typing = step.typing;
         (self.lists, self.subscriptions, self.direct) = (step.lists, step.subscriptions, step.direct);
         (self.number, self.position, self.ephemeral) = (step.number, step.position, step.ephemeral);
+    }
+}
+
+impl State {
+    /// The same wish, as it is remembered already.
+    fn intern(&mut self, config: Arc<Config>) -> Arc<Config> {
+        if let Some(known) =
+            self.configs.iter().find(|known| Arc::ptr_eq(known, &config) || **known == config)
+        {
+            return Arc::clone(known);
+        }
+        if self.configs.len() >= CONFIGS_MAX {
+            self.configs.retain(|config| Arc::strong_count(config) > 1);
+        }
+        self.configs.push(Arc::clone(&config));
+        config
+    }
+
+    /// Whether the client wants too many different things for them to be remembered.
+    fn is_overgrown(&self) -> bool {
+        self.configs.len() > CONFIGS_MAX
     }
 }
 
@@ -243,7 +269,8 @@ impl Connection {
             self.rooms.store(u64::try_from(base.rooms.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         // Before the first answer has arrived there is no state to come back to.
-        if knowledge.base.number == 0 || knowledge.base.number != step {
+        let base = &knowledge.base;
+        if base.number == 0 || base.number != step || base.is_overgrown() {
             return None;
         }
         knowledge.given = None;

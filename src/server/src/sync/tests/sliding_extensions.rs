@@ -138,7 +138,7 @@ async fn account_data_comes_with_its_rooms() {
     };
     tag(&old, "a").await;
     tag(&new, "b").await;
-    world.set_account_data("alice", "x.test", &json!({})).await;
+    world.set_account_data("alice", "x.test", &json!({ "a": 1 })).await;
     let data = |answer: &Value| answer["extensions"]["account_data"].clone();
     let first = world.slide(world.with_extensions("alice", None, &[(0, 0)], all)).await;
     assert_eq!(data(&first)["global"].as_array().unwrap().len(), 2, "{first}");

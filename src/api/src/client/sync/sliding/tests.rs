@@ -93,6 +93,8 @@ async fn what_clients_send_wrong_is_refused() {
     for (body, expected) in [
         (json!({ "lists": many }), "M_INVALID_PARAM"),
         (json!({ "conn_id": "x".repeat(300) }), "M_INVALID_PARAM"),
+        (json!({ "lists": { "x".repeat(300): {} } }), "M_INVALID_PARAM"),
+        (json!({ "lists": { "a": { "required_state": [["x", "y".repeat(20_000)]] } } }), "M_INVALID_PARAM"),
         (json!({ "lists": { "a": { "ranges": [[-1, 2]] } } }), "M_BAD_JSON"),
         (json!({ "lists": [] }), "M_BAD_JSON"),
         (json!({ "extensions": { "to_device": { "enabled": true, "since": "x" } } }), "M_INVALID_PARAM"),
