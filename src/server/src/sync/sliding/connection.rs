@@ -324,8 +324,7 @@ impl Connections {
     /// None yet.
     pub(in crate::sync) fn new(random: &Random) -> Self {
         // Numbers of different runs must not meet.
-        let [a, b, c, d, e, f] = random.bytes();
-        let first = u64::from_be_bytes([0, a, b, c, d, e, f, 0]);
+        let first = u64::from_be_bytes(random.bytes()) & 0x00ff_ffff_ffff_0000;
         Self { registry: Mutex::default(), next: AtomicU64::new(first) }
     }
 
