@@ -56,6 +56,7 @@ impl World {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as requests take it")]
 pub(super) fn pos(answer: &Value) -> Option<&str> {
     Some(answer["pos"].as_str().unwrap())
 }
@@ -77,7 +78,7 @@ fn state(answer: &Value, id: &RoomId) -> Vec<String> {
 }
 
 fn sorted(rooms: &[&OwnedRoomId]) -> Vec<String> {
-    let mut ids: Vec<_> = rooms.iter().map(|room| room.to_string()).collect();
+    let mut ids: Vec<_> = rooms.iter().map(ToString::to_string).collect();
     ids.sort();
     ids
 }
