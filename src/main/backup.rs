@@ -45,8 +45,7 @@ async fn create(folder: &Path, keep: Option<usize>, socket: &Socket) -> anyhow::
     let sources = Sources::with_identity(&config, identity, checkpoint, Some(socket.file.config.clone()));
     let repository = Repository::create(folder)?;
     let mut progress = Progress::new("files copied");
-    let added =
-        repository.add(&sources, Clock::system().now_ms(), |done, all| progress.tell(done, all))?;
+    let added = repository.add(&sources, Clock::system().now_ms(), |done, all| progress.tell(done, all))?;
     drop(staging);
     progress.end();
     let Snapshot { name, files, .. } = &added.snapshot;
@@ -76,7 +75,10 @@ async fn copy_database(config: &Config, admin: &Path, staging: &Staging) -> anyh
         return Ok((creation_id.context(unlike)?, generation.context(unlike)?.context(unlike)?));
     }
     if !config.server.data_dir.join("database").exists() {
-        bail!("there is no database in {}; is this the right configuration?", config.server.data_dir.display());
+        bail!(
+            "there is no database in {}; is this the right configuration?",
+            config.server.data_dir.display()
+        );
     }
     let store = crate::opened::open_store(config, false).with_context(|| {
         format!("no server answers at {}, and the database cannot be opened", admin.display())
@@ -181,7 +183,9 @@ pub(crate) async fn restore(options: Restore) -> anyhow::Result<()> {
     if let Some(configuration) = restored.configuration {
         say(&format!("The configuration of that time is {}.", configuration.display()))?;
     }
-    say("Start the server now. Clients that were signed in go on; what was said after the backup was made is gone.")
+    say(
+        "Start the server now. Clients that were signed in go on; what was said after the backup was made is gone.",
+    )
 }
 
 fn bring_back(
@@ -190,8 +194,7 @@ fn bring_back(
     config: &Config,
 ) -> anyhow::Result<backups::Restored> {
     let mut progress = Progress::new("files read");
-    let restored =
-        backups::restore(repository, snapshot, config, |done, all| progress.tell(done, all))?;
+    let restored = backups::restore(repository, snapshot, config, |done, all| progress.tell(done, all))?;
     progress.end();
     Ok(restored)
 }
@@ -199,7 +202,9 @@ fn bring_back(
 fn choose(repository: &Repository, name: Option<&str>) -> anyhow::Result<Snapshot> {
     match name {
         Some(name) => Ok(repository.snapshot(name)?),
-        None => repository.newest()?.context("there is no backup that can be used; `allod backup list` says more"),
+        None => {
+            repository.newest()?.context("there is no backup that can be used; `allod backup list` says more")
+        }
     }
 }
 

@@ -116,7 +116,9 @@ fn tell(finding: &Finding, as_json: bool) -> anyhow::Result<()> {
     let Finding { level, subject, says, remedy } = finding;
     if as_json {
         let level = level.as_str();
-        return say(&json!({ "level": level, "subject": subject, "says": says, "remedy": remedy }).to_string());
+        return say(
+            &json!({ "level": level, "subject": subject, "says": says, "remedy": remedy }).to_string()
+        );
     }
     say(&format!("{:8} {subject}: {says}", level.as_str()))?;
     if remedy.is_empty() { Ok(()) } else { say(&format!("{:8} {remedy}", "")) }

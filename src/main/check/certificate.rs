@@ -3,11 +3,7 @@
 use std::fs;
 
 use allod_server::{clock::Clock, config::Config};
-use x509_parser::{
-    certificate::X509Certificate,
-    extensions::GeneralName,
-    pem::Pem,
-};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, pem::Pem};
 
 use super::Findings;
 
@@ -38,11 +34,16 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
 fn time(certificate: &X509Certificate<'_>, now: i64, findings: &mut Findings) {
     let validity = certificate.validity();
     let left = validity.not_after.timestamp().saturating_sub(now);
-    let remedy = "Renew it, and reload the server: `systemctl reload allod`. An ACME client does both by itself.";
+    let remedy =
+        "Renew it, and reload the server: `systemctl reload allod`. An ACME client does both by itself.";
     if left <= 0 {
         findings.wrong("certificate", format!("it ended on {}", validity.not_after), remedy);
     } else if validity.not_before.timestamp() > now {
-        findings.wrong("certificate", format!("it begins on {}", validity.not_before), "Check the machine's clock.");
+        findings.wrong(
+            "certificate",
+            format!("it begins on {}", validity.not_before),
+            "Check the machine's clock.",
+        );
     } else if left < RENEWED_DAYS * DAY {
         findings.doubtful("certificate", format!("it ends in {} days", left / DAY), remedy);
     } else {

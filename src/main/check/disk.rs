@@ -134,7 +134,10 @@ fn signing_key(data_dir: &Path, findings: &mut Findings) {
     match fs::metadata(&key) {
         Err(_) if has_database => findings.wrong(
             "signing key",
-            format!("{} is missing, and the server would make another, which other servers do not trust", key.display()),
+            format!(
+                "{} is missing, and the server would make another, which other servers do not trust",
+                key.display()
+            ),
             "Put the file back from a backup before the server starts.",
         ),
         Err(_) => {}
@@ -178,6 +181,8 @@ fn backups(folder: &Path, config: &Config, findings: &mut Findings) {
             format!("there is none in {} yet", folder.display()),
             "The server makes one soon after its start; check again then.",
         ),
-        Err(error) => findings.wrong("backup", error.to_string(), "Let the server's user read and write the folder."),
+        Err(error) => {
+            findings.wrong("backup", error.to_string(), "Let the server's user read and write the folder.")
+        }
     }
 }

@@ -63,7 +63,12 @@ fn clock(findings: &mut Findings) {
             "Set it, and keep it right: `timedatectl set-ntp true`.",
         );
     }
-    let keeps_time = ["/run/systemd/timesync/synchronized", "/run/chrony/chronyd.pid", "/run/chronyd.pid", "/run/ntpd.pid"];
+    let keeps_time = [
+        "/run/systemd/timesync/synchronized",
+        "/run/chrony/chronyd.pid",
+        "/run/chronyd.pid",
+        "/run/ntpd.pid",
+    ];
     if keeps_time.iter().any(|file| fs::exists(file).unwrap_or(false)) {
         findings.good("clock", "kept right by the network");
     } else {

@@ -171,7 +171,8 @@ fn addresses_that_cannot_be_listened_on() {
     let says = |machine: &Machine, says: &str| {
         let mut findings = Findings::default();
         network::check(&machine.config, false, &mut findings);
-        let wrong = findings.0.iter().any(|finding| finding.level == Level::Wrong && finding.says.contains(says));
+        let wrong =
+            findings.0.iter().any(|finding| finding.level == Level::Wrong && finding.says.contains(says));
         assert!(wrong, "{findings:#?}");
     };
     machine.config.listeners.client = vec![ListenAddress::Tcp(taken.local_addr().unwrap())];

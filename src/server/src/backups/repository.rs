@@ -12,7 +12,9 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{BackupError, Snapshot, SnapshotFile, Sources, lock, make_folder, sources::SourceFile, sync_folder};
+use super::{
+    BackupError, Snapshot, SnapshotFile, Sources, lock, make_folder, sources::SourceFile, sync_folder,
+};
 
 /// A file that tells a folder of backups from others.
 const MARK: &str = "ALLOD-BACKUPS";

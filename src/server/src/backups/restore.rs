@@ -69,7 +69,9 @@ pub fn restore(
     make_folders(data_dir)?;
     let partial = data_dir.join(PARTIAL);
     match fs::remove_dir_all(&partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(BackupError::File(partial, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(BackupError::File(partial, error));
+        }
         _ => make_folder(&partial)?,
     }
     for (number, file) in snapshot.files.iter().enumerate() {

@@ -99,12 +99,7 @@ impl Sources {
         Ok(files)
     }
 
-    fn add_media(
-        &self,
-        folder: &Path,
-        path: &str,
-        files: &mut Vec<SourceFile>,
-    ) -> Result<(), BackupError> {
+    fn add_media(&self, folder: &Path, path: &str, files: &mut Vec<SourceFile>) -> Result<(), BackupError> {
         for (name, at) in entries(folder)? {
             let path = format!("{path}/{name}");
             if at.is_dir() {

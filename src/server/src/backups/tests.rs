@@ -81,7 +81,9 @@ fn what_is_backed_up_comes_back() {
     let added = place.add(1_795_525_501_000);
     assert_eq!(added.snapshot.name, "20261124T130501Z");
     let paths: Vec<&str> = added.snapshot.files.iter().map(|file| file.path.as_str()).collect();
-    assert!(paths.contains(&BLOB) && paths.contains(&"signing.key") && paths.contains(&"database/000007.sst"));
+    assert!(
+        paths.contains(&BLOB) && paths.contains(&"signing.key") && paths.contains(&"database/000007.sst")
+    );
     assert!(!paths.iter().any(|path| path.contains("incoming") || path.contains("lock")), "{paths:?}");
 
     let elsewhere = place.elsewhere();
@@ -156,7 +158,8 @@ fn damage_is_found_and_named_and_nothing_is_restored() {
     let blob = added.snapshot.files.iter().find(|file| file.path == BLOB).unwrap();
     let object = place.path("backups/objects").join(&blob.hash[..2]).join(&blob.hash);
     fs::write(object, b"a pigture").unwrap();
-    let expected = format!("{BLOB} of snapshot 19700101T000001Z is not what was written; take another snapshot");
+    let expected =
+        format!("{BLOB} of snapshot 19700101T000001Z is not what was written; take another snapshot");
     assert_eq!(repository.verify(&added.snapshot, |_, _| {}).unwrap_err().to_string(), expected);
     let elsewhere = place.elsewhere();
     assert!(restore(&repository, &added.snapshot, &elsewhere, |_, _| {}).is_err());
@@ -223,7 +226,8 @@ fn one_backup_at_a_time() {
 async fn a_restored_database_forgets_one_time_keys_and_unknown_media() {
     let place = Place::new();
     let open = |name: &str| {
-        Store::open(OpenOptions::new(place.path(name), tables::SPACES, tables::FORMAT, "example.org")).unwrap()
+        Store::open(OpenOptions::new(place.path(name), tables::SPACES, tables::FORMAT, "example.org"))
+            .unwrap()
     };
     let original = open("original");
     let database = Database::open(original.clone(), &Random::seeded(1)).await.unwrap();

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::{
     StatePlace,
     answer::{Answering, bare_event},
-    sharing::Changed,
 };
 use crate::{
     database::Error,
@@ -17,9 +16,12 @@ use crate::{
     rooms::{access::View, event::StoredEvent},
     sync::{
         json::Json,
+        lazy::Listener,
+        outside::joined_view,
         plan::JoinedRoom,
         prefetch::Prefetched,
-        room_delta::{Known, RoomDelta, StateWish, Window},
+        room_delta::{Known, LazyMembers, RoomDelta, StateWish, Window},
+        sharing::Changed,
         summary::Summary,
         timeline::{Timeline, TimelineWish},
         unread::Count,
@@ -75,7 +77,7 @@ impl Answering<'_> {
             return Ok(());
         }
         let room = self.inner.sources.rooms.get(number).await?;
-        let view = self.joined_view(room);
+        let view = joined_view(room, &self.request.caller);
         let mut delta = if has_events {
             let window = Window { since: joined.since, until: self.position };
             self.delta(&view, window, prefetched).await?
@@ -121,9 +123,10 @@ impl Answering<'_> {
             limit: self.filter.timeline_limit,
             ignored: &self.ignored.users,
         };
+        let listener = self.request.caller.device.map(Listener::Device);
         let state = StateWish {
             filter: &self.filter.state,
-            lazy: self.filter.lazy,
+            lazy: self.filter.lazy.map(|lazy| LazyMembers { listener, ..lazy }),
             full: self.request.full_state,
             after: self.request.state != StatePlace::Before,
         };
