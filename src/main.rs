@@ -17,6 +17,8 @@ mod admin_client;
 mod arguments;
 #[path = "main/dev.rs"]
 mod dev;
+#[path = "main/federation.rs"]
+mod federation;
 #[path = "main/fsck.rs"]
 mod fsck;
 #[path = "main/logging.rs"]
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::CheckConfig(file) => check_config(&file),
         Command::GenerateConfig(options) => generate_config(options),
         Command::Fsck(options) => run_fully(fsck::run(options)),
+        Command::Federation(command) => run_briefly(federation::run(command)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {

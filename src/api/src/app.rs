@@ -10,14 +10,14 @@ use allod_server::{
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{EgressError, Names},
+    egress::{Egress, EgressError, Names},
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
     inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
-    media::{self, Media},
+    media::{self, Media, MediaSources, Previews},
     outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
@@ -29,7 +29,9 @@ use allod_server::{
     registration_tokens::RegistrationTokens,
     room_lookup::RoomLookup,
     rooms::Rooms,
+    server_notices::{ServerNotices, ServerNoticesSources},
     sessions::Sessions,
+    spaces::Spaces,
     succession::Succession,
     sync::Sync,
     tags::Tags,
@@ -110,6 +112,10 @@ pub struct Services {
     pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
+    /// Notices of the server to its users.
+    pub server_notices: ServerNotices,
+    /// The trees of spaces.
+    pub spaces: Spaces,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -142,8 +148,10 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
-    /// Files that people upload.
+    /// Files that people upload, and those of other servers.
     pub media: Media,
+    /// Previews of links.
+    pub previews: Previews,
     /// What is sent to other servers; none where federation is off.
     pub outbox: Option<Outbox>,
     /// Memberships that may need other servers.
@@ -201,8 +209,18 @@ impl App {
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
-        let media = open_media(&base).await?;
         let federation = open_federation(&base)?;
+        let server_notices = ServerNotices::new(ServerNoticesSources {
+            database: base.database.clone(),
+            config: base.config.clone(),
+            accounts: accounts.clone(),
+            profiles: profiles.clone(),
+            rooms: rooms.clone(),
+            tags: user_data.tags.clone(),
+        });
+        let client = federation.as_ref().map(|federation| federation.client.clone());
+        let spaces = Spaces::new(rooms.clone(), base.clock.clone(), client);
+        let (media, previews) = open_media(&base, federation.as_ref()).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
@@ -223,6 +241,8 @@ impl App {
             rooms,
             delayed_events,
             thread_subscriptions,
+            server_notices,
+            spaces,
             succession,
             user_directory,
             sync,
@@ -241,6 +261,7 @@ impl App {
             key_backup: user_data.key_backup,
             federation,
             media,
+            previews,
             outbox,
             memberships,
             inbound,
@@ -256,9 +277,18 @@ fn open_settings(base: &Base) -> (AccountData, PushRules) {
     (account_data.clone(), PushRules::new(account_data))
 }
 
-async fn open_media(base: &Base) -> Result<Media, OpenError> {
+async fn open_media(base: &Base, federation: Option<&Federation>) -> Result<(Media, Previews), OpenError> {
     let Base { database, config, clock, random, tasks, .. } = base.clone();
-    Ok(Media::open(database, config, clock, random, tasks).await?)
+    let egress = match federation {
+        Some(federation) => federation.egress.clone(),
+        None => Egress::new(config.clone(), clock.clone(), Names::system()),
+    };
+    let client = federation.map(|federation| federation.client.clone());
+    let sources =
+        MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
+    let media = Media::open(sources).await?;
+    let previews = Previews::new(media.clone(), config, clock, &egress)?;
+    Ok((media, previews))
 }
 
 fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {

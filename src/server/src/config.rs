@@ -15,6 +15,7 @@ mod limits;
 mod listeners;
 mod logging;
 mod media;
+mod notices;
 mod option;
 mod read;
 mod reload;
@@ -29,11 +30,12 @@ pub use self::{
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
-    federation::{Federation, FederationMode},
+    federation::{Federation, FederationMode, PartnerRule, Refusable},
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
     media::Media,
+    notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
@@ -83,6 +85,7 @@ sections! {
     egress: Egress,
     ephemeral: Ephemeral,
     media: Media,
+    notices: Notices,
     limits: Limits,
     logging: Logging,
 }

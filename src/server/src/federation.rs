@@ -2,6 +2,7 @@
 //!
 //! Exists only where the configuration does not switch federation off. What is said in rooms is not its business.
 
+pub mod check;
 pub mod client;
 pub mod discovery;
 pub mod keys;

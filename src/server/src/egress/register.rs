@@ -12,6 +12,8 @@ use std::{
 pub enum Purpose {
     /// Other Matrix servers: discovery, keys, rooms.
     Federation,
+    /// Pages of the web, for previews of links.
+    Preview,
 }
 
 impl Purpose {
@@ -19,6 +21,7 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Self::Federation => "federation",
+            Self::Preview => "previews of links",
         }
     }
 }

@@ -5,3 +5,4 @@ mod history;
 mod joining;
 mod refused;
 mod versions;
+mod vulnerabilities;

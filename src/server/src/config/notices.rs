@@ -1,0 +1,27 @@
+//! The `[notices]` section.
+
+use ruma::UserId;
+
+use super::option::section;
+
+section! {
+    /// Notices of the server to its users, which administrators send.
+    Notices = "notices" {
+        /// The name, without the server's, of the account that sends them; it is made when it is needed.
+        /// Not set: none are sent.
+        user: Option<String> = None => "notices", Reloaded;
+        /// The display name of that account.
+        display_name: String = "Notices".to_owned(), Reloaded;
+        /// The name of the rooms that users get them in.
+        room_name: String = "Notices of your server".to_owned(), Reloaded;
+        /// Whether users are in their room at once, without accepting an invitation.
+        join: bool = false, Reloaded;
+    }
+    check |notices| {
+        let is_name = |user: &String| UserId::parse(format!("@{user}:a.example")).is_ok_and(|id| id.validate_strict().is_ok());
+        match &notices.user {
+            Some(user) if !is_name(user) => vec![("user", format!("{user} is no name of an account"))],
+            Some(_) | None => Vec::new(),
+        }
+    };
+}
