@@ -10,14 +10,14 @@ use allod_server::{
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{Egress, EgressError, Names},
+    egress::{EgressError, Names},
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
     inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
-    media::{self, Media, MediaSources, Previews},
+    media::{self, Media, Previews},
     outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
@@ -29,7 +29,7 @@ use allod_server::{
     registration_tokens::RegistrationTokens,
     room_lookup::RoomLookup,
     rooms::Rooms,
-    server_notices::{ServerNotices, ServerNoticesSources},
+    server_notices::ServerNotices,
     sessions::Sessions,
     spaces::Spaces,
     succession::Succession,
@@ -46,10 +46,13 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
+use self::{
+    accounts::AccountServices, amenities::Amenities, outbound::Outbound, user_data::UserDataServices,
+};
 use crate::limits::Limits;
 
 mod accounts;
+mod amenities;
 mod inbound;
 mod outbound;
 mod rooms;
@@ -208,19 +211,9 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
-        let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
         let federation = open_federation(&base)?;
-        let server_notices = ServerNotices::new(ServerNoticesSources {
-            database: base.database.clone(),
-            config: base.config.clone(),
-            accounts: accounts.clone(),
-            profiles: profiles.clone(),
-            rooms: rooms.clone(),
-            tags: user_data.tags.clone(),
-        });
-        let client = federation.as_ref().map(|federation| federation.client.clone());
-        let spaces = Spaces::new(rooms.clone(), base.clock.clone(), client);
-        let (media, previews) = open_media(&base, federation.as_ref()).await?;
+        let of_users = (&profiles, &user_data.tags);
+        let amenities = Amenities::open(&base, federation.as_ref(), (&rooms, &accounts), of_users).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
@@ -240,9 +233,9 @@ impl App {
             profiles,
             rooms,
             delayed_events,
-            thread_subscriptions,
-            server_notices,
-            spaces,
+            thread_subscriptions: amenities.thread_subscriptions,
+            server_notices: amenities.server_notices,
+            spaces: amenities.spaces,
             succession,
             user_directory,
             sync,
@@ -260,8 +253,8 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
-            media,
-            previews,
+            media: amenities.media,
+            previews: amenities.previews,
             outbox,
             memberships,
             inbound,
@@ -275,20 +268,6 @@ impl App {
 fn open_settings(base: &Base) -> (AccountData, PushRules) {
     let account_data = AccountData::new(base.database.clone());
     (account_data.clone(), PushRules::new(account_data))
-}
-
-async fn open_media(base: &Base, federation: Option<&Federation>) -> Result<(Media, Previews), OpenError> {
-    let Base { database, config, clock, random, tasks, .. } = base.clone();
-    let egress = match federation {
-        Some(federation) => federation.egress.clone(),
-        None => Egress::new(config.clone(), clock.clone(), Names::system()),
-    };
-    let client = federation.map(|federation| federation.client.clone());
-    let sources =
-        MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
-    let media = Media::open(sources).await?;
-    let previews = Previews::new(media.clone(), config, clock, &egress)?;
-    Ok((media, previews))
 }
 
 fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {

@@ -150,7 +150,7 @@ impl Egress {
             Purpose::Federation if self.config.get().federation.mode == FederationMode::Off => {
                 Err(EgressError::Off("federation"))
             }
-            Purpose::Preview if !self.config.get().media.previews => {
+            Purpose::Preview if self.config.get().media.previews.is_empty() => {
                 Err(EgressError::Off("previews of links"))
             }
             Purpose::Federation | Purpose::Preview => Ok(()),

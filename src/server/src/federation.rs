@@ -10,6 +10,8 @@ pub mod membership;
 pub mod own_keys;
 pub mod policy;
 pub mod questions;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod verify;
 pub mod x_matrix;
 

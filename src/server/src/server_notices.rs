@@ -11,13 +11,13 @@ use ruma::{
     events::tag::TagInfo,
     serde::Raw,
 };
-use serde_json::{Map, json, value::RawValue};
+use serde_json::{json, value::RawValue};
 use tokio::sync::Mutex;
 
 use crate::{
     accounts::{AccountError, Accounts, NewAccount},
     audit::Actor,
-    config::{self, Live},
+    config::Live,
     database::{Database, Error, Write},
     numbers::{DeviceNumber, UserNumber},
     profiles::{ProfileError, Profiles},
@@ -33,6 +33,10 @@ use crate::{
 
 /// The tag by which clients know such rooms.
 const TAG: &str = "m.server_notice";
+/// The display name of the account that sends.
+const DISPLAY_NAME: &str = "Notices";
+/// The name of the rooms.
+const ROOM_NAME: &str = "Notices of your server";
 /// The level of everybody but the server's account: they cannot invite, and not send.
 const USERS_LEVEL: i64 = -10;
 
@@ -123,8 +127,8 @@ impl ServerNotices {
         transaction: TransactionName<'_>,
     ) -> Result<ruma::OwnedEventId, NoticeError> {
         let sources = &self.0.sources;
-        let options = sources.config.get().notices.clone();
-        let sender = self.sender(&options).await?;
+        let name = sources.config.get().notices.user.clone().ok_or(NoticeError::Off)?;
+        let sender = self.sender(&name).await?;
         let users = sources.accounts.users();
         let user = users.number(notice.to).await?.ok_or(NoticeError::UnknownUser)?;
         let account = users.account(user).await?.ok_or(NoticeError::UnknownUser)?;
@@ -132,7 +136,7 @@ impl ServerNotices {
             return Err(NoticeError::UnknownUser);
         }
         let target = Caller { user_id: notice.to.to_owned(), user, device: None };
-        let room = self.room_of(&sender, &target, &options).await?;
+        let room = self.room_of(&sender, &target).await?;
         let rooms = &sources.rooms;
         let event_id = match notice.state_key {
             Some(key) => rooms.set_state(&room.room_id, &sender, notice.kind, key, notice.content).await?,
@@ -156,9 +160,8 @@ impl ServerNotices {
     }
 
     /// The account that sends, made if there is none yet.
-    async fn sender(&self, options: &config::Notices) -> Result<Caller, NoticeError> {
-        let Self(inner) = self;
-        let (accounts, name) = (&inner.sources.accounts, options.user.as_ref().ok_or(NoticeError::Off)?);
+    async fn sender(&self, name: &str) -> Result<Caller, NoticeError> {
+        let accounts = &self.0.sources.accounts;
         let server_name = accounts.users().server_name();
         let user_id: OwnedUserId =
             UserId::parse(format!("@{name}:{server_name}")).map_err(|_| NoticeError::Off)?;
@@ -181,8 +184,8 @@ impl ServerNotices {
                 }
             }
         };
-        let display_name = serde_json::value::to_raw_value(&options.display_name).ok();
-        inner.sources.profiles.set(user, "displayname", display_name.as_deref()).await?;
+        let display_name = serde_json::value::to_raw_value(DISPLAY_NAME).ok();
+        self.0.sources.profiles.set(user, "displayname", display_name.as_deref()).await?;
         Ok(Caller { user_id, user, device: None })
     }
 
@@ -193,19 +196,14 @@ impl ServerNotices {
     }
 
     /// The user's room of notices, with the user in it or invited.
-    async fn room_of(
-        &self,
-        sender: &Caller,
-        target: &Caller,
-        options: &config::Notices,
-    ) -> Result<Arc<Room>, NoticeError> {
+    async fn room_of(&self, sender: &Caller, target: &Caller) -> Result<Arc<Room>, NoticeError> {
         let sources = &self.0.sources;
         let making = self.0.making.lock().await;
         let room = match sources.database.get::<NoticeRoom>(&target.user).await? {
             Some(number) if sources.rooms.is_joined(number, sender.user).await? => {
                 sources.rooms.get(number).await?
             }
-            Some(_) | None => self.make_room(sender, target, options).await?,
+            Some(_) | None => self.make_room(sender, target).await?,
         };
         drop(making);
         let member = sources.rooms.member(room.number, target.user).await?;
@@ -214,22 +212,14 @@ impl ServerNotices {
             let invitation = MembershipOptions::default();
             sources.rooms.invite(&room.room_id, sender, &target.user_id, &invitation).await?;
         }
-        if options.join && membership != Some(Membership::Join) {
-            sources.rooms.join(&room.room_id, target, Map::new()).await?;
-        }
         Ok(room)
     }
 
-    async fn make_room(
-        &self,
-        sender: &Caller,
-        target: &Caller,
-        options: &config::Notices,
-    ) -> Result<Arc<Room>, NoticeError> {
+    async fn make_room(&self, sender: &Caller, target: &Caller) -> Result<Arc<Room>, NoticeError> {
         let sources = &self.0.sources;
         let mut request = Request::new();
         request.preset = Some(RoomPreset::PrivateChat);
-        request.name = Some(options.room_name.clone());
+        request.name = Some(ROOM_NAME.to_owned());
         let levels = json!({ "users_default": USERS_LEVEL }).to_string();
         request.power_level_content_override = Raw::from_json_string(levels).ok();
         let room_id = sources.rooms.create(sender, &request, true).await?;

@@ -282,3 +282,6 @@ impl Level {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

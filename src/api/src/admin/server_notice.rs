@@ -73,3 +73,6 @@ impl From<NoticeError> for Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

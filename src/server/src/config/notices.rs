@@ -10,12 +10,6 @@ section! {
         /// The name, without the server's, of the account that sends them; it is made when it is needed.
         /// Not set: none are sent.
         user: Option<String> = None => "notices", Reloaded;
-        /// The display name of that account.
-        display_name: String = "Notices".to_owned(), Reloaded;
-        /// The name of the rooms that users get them in.
-        room_name: String = "Notices of your server".to_owned(), Reloaded;
-        /// Whether users are in their room at once, without accepting an invitation.
-        join: bool = false, Reloaded;
     }
     check |notices| {
         let is_name = |user: &String| UserId::parse(format!("@{user}:a.example")).is_ok_and(|id| id.validate_strict().is_ok());

@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, api::federation::transactions::edu::Edu, serde::Raw};
 
 use crate::config::{FederationMode, Live, Refusable};
 
@@ -74,6 +74,23 @@ impl Policy {
         tracing::info!(%server, ?direction, ?what, "refused: that server's rule keeps it from this");
         self.count(server, direction);
         Err(Refused)
+    }
+
+    /// Whether the rule of a server lets it send, or be sent, ephemeral data of this type.
+    pub fn permits_edu(&self, server: &ServerName, kind: &str, direction: Direction) -> bool {
+        let what = match kind {
+            "m.presence" => Refusable::Presence,
+            "m.typing" => Refusable::Typing,
+            "m.receipt" => Refusable::Receipts,
+            _ => return true,
+        };
+        self.permits(server, what, direction).is_ok()
+    }
+
+    /// What a server's rule lets it send of ephemeral data.
+    pub fn permitted_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Vec<Raw<Edu>> {
+        let kind = |edu: &Raw<Edu>| edu.get_field::<String>("edu_type").ok().flatten().unwrap_or_default();
+        edus.into_iter().filter(|edu| self.permits_edu(origin, &kind(edu), Direction::Inbound)).collect()
     }
 
     fn count(&self, server: &ServerName, direction: Direction) {

@@ -81,14 +81,17 @@ struct Inner {
 impl Previews {
     /// The service; it does nothing where previews are switched off.
     pub fn new(media: Media, config: Live, clock: Clock, egress: &Egress) -> Result<Self, EgressError> {
-        let pages =
-            if config.get().media.previews { Some(Pages::new(egress, config.clone())?) } else { None };
+        let pages = if !config.get().media.previews.is_empty() {
+            Some(Pages::new(egress, config.clone())?)
+        } else {
+            None
+        };
         Ok(Self(Arc::new(Inner { media, config, clock, pages, kept: Cache::new(KEPT_MAX) })))
     }
 
     /// What the page behind an address says about itself, in words of OpenGraph.
     pub async fn preview(&self, address: &str) -> Result<Arc<Map<String, Value>>, PreviewError> {
-        let pages = self.0.pages.as_ref().filter(|_| self.0.config.get().media.previews);
+        let pages = self.0.pages.as_ref().filter(|_| !self.0.config.get().media.previews.is_empty());
         let pages = pages.ok_or(PreviewError::Off)?;
         let url = Some(address).filter(|address| address.len() <= URL_BYTES_MAX);
         let mut url = url.and_then(|url| Url::parse(url).ok()).ok_or(PreviewError::NotAUrl)?;

@@ -141,7 +141,7 @@ impl Media {
 
     /// Largest file that is fetched: one that fits into the quota.
     fn remote_bytes_max(&self) -> u64 {
-        let size = self.options().remote_size.0;
+        let size = self.upload_bytes_max();
         self.remote_bytes_left().map_or(size, |left| size.min(left))
     }
 

@@ -9,6 +9,8 @@ use serde_json::{Map, Value};
 const TAGS_MAX: usize = 50_000;
 /// Most facts that are kept.
 const FACTS_MAX: usize = 200;
+/// Elements whose text is gathered, empty ones included: pages full of them are read in little time too.
+const TEXTS_MAX: usize = 50;
 /// Longest text gathered of one element, in bytes.
 const TEXT_BYTES_MAX: usize = 4_000;
 /// Elements whose text is no text of the page.
@@ -22,6 +24,7 @@ pub(super) struct Facts {
     heading: Option<String>,
     paragraph: Option<String>,
     oembed: Option<String>,
+    texts: usize,
 }
 
 /// Reads a page.
@@ -68,9 +71,15 @@ impl Facts {
                     self.oembed = attributes.get("href").cloned();
                 }
             }
-            "title" => fill(&mut self.title, behind, name),
-            "h1" => fill(&mut self.heading, behind, name),
-            "p" => fill(&mut self.paragraph, behind, name),
+            "title" | "h1" | "p" if self.texts < TEXTS_MAX => {
+                self.texts = self.texts.saturating_add(1);
+                let slot = match name {
+                    "title" => &mut self.title,
+                    "h1" => &mut self.heading,
+                    _ => &mut self.paragraph,
+                };
+                fill(slot, behind, name);
+            }
             _ => {}
         }
     }

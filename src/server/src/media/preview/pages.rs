@@ -50,9 +50,7 @@ impl Pages {
         }
         let host = url.host_str().ok_or(PreviewError::NotAUrl)?.trim_end_matches('.');
         let config = self.config.get();
-        let (allow, deny) = (&config.media.previews_allow, &config.media.previews_deny);
-        let listed = |list: &[String]| list.iter().any(|domain| is_within(host, domain));
-        if listed(deny) || !(allow.is_empty() || listed(allow)) {
+        if !is_listed(host, &config.media.previews) {
             self.egress.refused(Purpose::Preview, host);
             return Err(PreviewError::Refused);
         }
@@ -128,6 +126,13 @@ fn charset(text: &str) -> Option<String> {
         .take_while(|letter| letter.is_ascii_alphanumeric() || "-_.:".contains(*letter))
         .collect();
     (!word.is_empty()).then_some(word)
+}
+
+/// Whether a list names a host, and leaves it not out.
+fn is_listed(host: &str, list: &[String]) -> bool {
+    let left_out = list.iter().filter_map(|entry| entry.strip_prefix('!'));
+    !left_out.into_iter().any(|domain| is_within(host, domain))
+        && list.iter().any(|entry| entry == "*" || is_within(host, entry))
 }
 
 /// Whether a host is this domain or within it.

@@ -56,7 +56,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         }
     });
     let mut config = Config::default();
-    config.media.previews = true;
+    config.media.previews = vec!["*".to_owned()];
     config.media.free_space = ByteSize(0);
     config.egress.allowed_networks = vec!["127.0.0.1".parse().unwrap()];
     change(&mut config);
@@ -171,8 +171,8 @@ async fn cve_2023_32683_no_redirect_picture_or_oembed_gets_around_the_lists() {
         ("/a.png", "image/png"),
         ("/page", oembed.as_str()),
     ];
-    let deny = |config: &mut Config| config.media.previews_deny = vec!["other.example".to_owned()];
-    let allow = |config: &mut Config| config.media.previews_allow = vec!["site.example".to_owned()];
+    let deny = |config: &mut Config| config.media.previews.push("!other.example".to_owned());
+    let allow = |config: &mut Config| config.media.previews = vec!["site.example".to_owned()];
     for fixture in [fixture(&site, deny).await, fixture(&site, allow).await] {
         assert_eq!(fixture.preview("other.example", "/page").await, Err(PreviewError::Refused));
         assert_eq!(fixture.preview("OTHER.example.", "/page").await, Err(PreviewError::Refused));
@@ -240,7 +240,7 @@ async fn an_endless_page_is_read_to_its_limit() {
 
 #[tokio::test]
 async fn switched_off_nothing_is_looked_up() {
-    let fixture = fixture(&[], |config| config.media.previews = false).await;
+    let fixture = fixture(&[], |config| config.media.previews.clear()).await;
     assert_eq!(fixture.preview("site.example", "/").await, Err(PreviewError::Off));
     assert!(fixture.egress.register().list().is_empty());
 }

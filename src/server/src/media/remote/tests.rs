@@ -1,27 +1,14 @@
 //! Files of a server on this machine, which does as it should or does not.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
-
 use allod_storage::Store;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
 
 use super::*;
 use crate::{
     clock::Clock,
-    config::{ByteSize, Config, FederationMode, Interval, Live},
+    config::{ByteSize, Config, Interval, Live},
     database::{Database, Range},
     egress::{Egress, Names},
-    federation::{discovery::Discovery, policy::Policy},
-    identity::Identity,
+    federation::testing::{self, Peer},
     media::{ContentError, MediaSources, Method as Shape, ThumbnailWanted, Wanted},
     random::Random,
     tables::{SPACES, media::MediaFile},
@@ -35,57 +22,20 @@ struct Fixture {
     server: OwnedServerName,
     clock: Clock,
     egress: Egress,
-    /// Requests that the peer has been sent.
-    asked: Arc<AtomicU64>,
+    peer: Peer,
     _tasks: Tasks,
 }
 
-/// A peer whose files are at these media ids: what stands behind the version of HTTP, for each of the addresses that
-/// begin with the word before. `PORT` is the peer's own. An answer that ends with `…` is left open.
+/// A peer that answers so.
 async fn fixture(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fixture {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let files: BTreeMap<String, String> = files
-        .iter()
-        .map(|(path, answer)| ((*path).to_owned(), answer.replace("PORT", &port.to_string())))
-        .collect();
-    let (tasks, asked) = (Tasks::new(), Arc::new(AtomicU64::new(0)));
-    let count = Arc::clone(&asked);
-    tasks.spawn("peer", async move {
-        let mut open = Vec::new();
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 8192];
-            let length = stream.read(&mut request).await.unwrap_or_default();
-            let request = String::from_utf8_lossy(&request[..length]).into_owned();
-            count.fetch_add(1, Ordering::Relaxed);
-            let path = request.split(' ').nth(1).unwrap_or_default();
-            let signed = request.to_ascii_lowercase().contains("authorization: x-matrix");
-            assert_eq!(signed, path.starts_with("/_matrix/federation/"), "{request}");
-            let found = files.iter().find(|(begin, _)| path.starts_with(begin.as_str()));
-            let unknown = "404 Not Found\r\nConnection: close\r\n\r\n{\"errcode\":\"M_UNRECOGNIZED\"}";
-            let answer = found.map_or(unknown, |(_, answer)| answer);
-            if let Some(answer) = answer.strip_suffix('…') {
-                let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
-                open.push(stream);
-            } else {
-                let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
-            }
-        }
-    });
-    let mut config = Config::default();
-    config.federation.mode = FederationMode::Open;
+    let tasks = Tasks::new();
+    let peer = Peer::start(&tasks, files).await;
+    let mut config = testing::config();
     config.media.free_space = ByteSize(0);
-    config.egress.allowed_networks = vec!["127.0.0.1".parse().unwrap()];
     change(&mut config);
     let (config, clock, random) = (Live::new(config), Clock::manual(1_700_000_000_000), Random::seeded(1));
     let names = Names::table(&[("inside.example", &["10.0.0.1"]), ("denied.example", &["127.0.0.1"])], &[]);
-    let egress = Egress::new(config.clone(), clock.clone(), names);
-    let own_name: OwnedServerName = "localhost".try_into().unwrap();
-    let identity = Identity::ephemeral(own_name.clone(), &random).unwrap();
-    let discovery = Discovery::new(egress.clone(), clock.clone()).unwrap();
-    let policy = Policy::new(config.clone(), own_name);
-    let client = FederationClient::without_tls(&egress, discovery, policy, identity).unwrap();
+    let (egress, client) = testing::client(&config, &clock, "localhost".try_into().unwrap(), names);
     let database = Database::open(Store::memory(SPACES), &random).await.unwrap();
     let sources = MediaSources {
         database,
@@ -96,8 +46,7 @@ async fn fixture(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         client: Some(client),
     };
     let media = Media::open(sources).await.unwrap();
-    let server = format!("127.0.0.1:{port}").try_into().unwrap();
-    Fixture { media, server, clock, egress, asked, _tasks: tasks }
+    Fixture { media, server: peer.name.clone(), clock, egress, peer, _tasks: tasks }
 }
 
 impl Fixture {
@@ -119,7 +68,7 @@ impl Fixture {
     }
 
     fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+        self.peer.asked()
     }
 
     async fn rows(&self) -> usize {
@@ -214,7 +163,7 @@ async fn what_lies_or_breaks_off_leaves_nothing() {
             (&format!("{DOWNLOAD}/page"), &plain("a page")),
             ("/_matrix/media/v3/download/127.0.0.1", announced),
         ],
-        |config| config.media.remote_size = ByteSize(2000),
+        |config| config.media.upload_size = ByteSize(2000),
     )
     .await;
     assert_eq!(fixture.text("large").await, Err(RemoteError::TooLarge));
