@@ -157,7 +157,7 @@ impl Spaces {
         let deadline = Instant::now() + PATIENCE;
         let mut page = HierarchyPage::default();
         let mut seen: HashSet<OwnedRoomId> = HashSet::new();
-        let via = space.server_name().map(ToOwned::to_owned).into_iter().collect();
+        let via = self.who_knows(caller, space).await?;
         let mut waiting = vec![Waiting { room_id: space.to_owned(), depth: 0, via, parent: None }];
         let mut shown_rooms = 0_usize;
         while let Some(next) = waiting.pop() {
@@ -190,6 +190,18 @@ impl Spaces {
             shown_rooms = shown_rooms.saturating_add(1);
         }
         if shown_rooms == 0 { Err(HierarchyError::Forbidden) } else { Ok(page) }
+    }
+
+    /// Servers that may know the root: the one that told the caller of it, and that of its name.
+    async fn who_knows(&self, caller: &Caller, space: &RoomId) -> Result<Vec<OwnedServerName>, Error> {
+        let rooms = &self.0.rooms;
+        let told_by = match rooms.find(space).await? {
+            Some(room) => rooms.outside(room.number, caller.user).await?.via,
+            None => None,
+        };
+        let named = space.server_name().map(ToOwned::to_owned);
+        // This server's own name is refused by the client, as every other that may not be spoken to.
+        Ok(told_by.into_iter().chain(named).collect())
     }
 
     /// What the caller may see of a room, here or elsewhere.

@@ -212,8 +212,8 @@ impl Rooms {
         // What is malformed otherwise is for the rules of the room to refuse.
         let Ok(Levels { users }) = serde_json::from_str(content.get()) else { return Ok(()) };
         let powers = self.powers(room).await?;
-        let creator = users.keys().filter_map(|user| <&UserId>::try_from(user.as_str()).ok());
-        if creator.into_iter().any(|user| powers.of(user) == Some(UserPowerLevel::Infinite)) {
+        let mut named = users.keys().filter_map(|user| <&UserId>::try_from(user.as_str()).ok());
+        if named.any(|user| powers.of(user) == Some(UserPowerLevel::Infinite)) {
             return Err(SendError::BadContent("users must not name creators, who have all power"));
         }
         Ok(())

@@ -130,8 +130,8 @@ fn charset(text: &str) -> Option<String> {
 
 /// Whether a list names a host, and leaves it not out.
 fn is_listed(host: &str, list: &[String]) -> bool {
-    let left_out = list.iter().filter_map(|entry| entry.strip_prefix('!'));
-    !left_out.into_iter().any(|domain| is_within(host, domain))
+    let mut left_out = list.iter().filter_map(|entry| entry.strip_prefix('!'));
+    !left_out.any(|domain| is_within(host, domain))
         && list.iter().any(|entry| entry == "*" || is_within(host, entry))
 }
 
