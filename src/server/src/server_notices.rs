@@ -138,14 +138,11 @@ impl ServerNotices {
         let target = Caller { user_id: notice.to.to_owned(), user, device: None };
         let room = self.room_of(&sender, &target).await?;
         let rooms = &sources.rooms;
-        let event_id = match notice.state_key {
-            Some(key) => rooms.set_state(&room.room_id, &sender, notice.kind, key, notice.content).await?,
-            None => {
-                let sender = Caller { device, ..sender };
-                rooms.send(&room.room_id, &sender, notice.kind, notice.content, transaction).await?
-            }
-        };
-        Ok(event_id)
+        if let Some(key) = notice.state_key {
+            return Ok(rooms.set_state(&room.room_id, &sender, notice.kind, key, notice.content).await?);
+        }
+        let sender = Caller { device, ..sender };
+        Ok(rooms.send(&room.room_id, &sender, notice.kind, notice.content, transaction).await?)
     }
 
     /// Whether a user may leave a room: an invitation to the room of notices cannot be refused.
@@ -167,26 +164,25 @@ impl ServerNotices {
             UserId::parse(format!("@{name}:{server_name}")).map_err(|_| NoticeError::Off)?;
         let user = match self.account(&user_id).await? {
             Some(user) => user,
-            None => {
-                let new = NewAccount {
-                    user_id: user_id.clone(),
-                    kind: AccountKind::User,
-                    admin: false,
-                    password_hash: None,
-                };
-                match accounts.create(Actor::Operator, &new).await {
-                    Ok(user) => user,
-                    // Made by another notice meanwhile.
-                    Err(AccountError::NameTaken) => {
-                        self.account(&user_id).await?.ok_or(NoticeError::UnknownUser)?
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
+            None => self.make_account(&user_id).await?,
         };
         let display_name = serde_json::value::to_raw_value(DISPLAY_NAME).ok();
         self.0.sources.profiles.set(user, "displayname", display_name.as_deref()).await?;
         Ok(Caller { user_id, user, device: None })
+    }
+
+    async fn make_account(&self, user_id: &UserId) -> Result<UserNumber, NoticeError> {
+        let new = NewAccount {
+            user_id: user_id.to_owned(),
+            kind: AccountKind::User,
+            admin: false,
+            password_hash: None,
+        };
+        match self.0.sources.accounts.create(Actor::Operator, &new).await {
+            // Made by another notice meanwhile.
+            Err(AccountError::NameTaken) => self.account(user_id).await?.ok_or(NoticeError::UnknownUser),
+            made => Ok(made?),
+        }
     }
 
     async fn account(&self, user_id: &UserId) -> Result<Option<UserNumber>, Error> {

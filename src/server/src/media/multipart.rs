@@ -84,7 +84,7 @@ impl Multipart {
                     self.place = Place::Head;
                 }
                 Place::Head => return self.head(),
-                Place::File => return self.file(),
+                Place::File => return Ok(self.file()),
                 Place::End => return Ok(Some(Event::End)),
             }
         }
@@ -129,15 +129,15 @@ impl Multipart {
         Ok(Some(Event::Head(part)))
     }
 
-    fn file(&mut self) -> Result<Option<Event>, Malformed> {
+    fn file(&mut self) -> Option<Event> {
         if let Some(end) = find(&self.waiting, &self.delimiter) {
             self.place = Place::End;
             let last = self.waiting.split_to(end).freeze();
-            return Ok(Some(if last.is_empty() { Event::End } else { Event::Data(last) }));
+            return Some(if last.is_empty() { Event::End } else { Event::Data(last) });
         }
         // The end of what is here may be the beginning of the delimiter.
         let sure = self.waiting.len().saturating_sub(self.delimiter.len());
-        Ok((sure > 0).then(|| Event::Data(self.waiting.split_to(sure).freeze())))
+        (sure > 0).then(|| Event::Data(self.waiting.split_to(sure).freeze()))
     }
 }
 

@@ -81,11 +81,8 @@ struct Inner {
 impl Previews {
     /// The service; it does nothing where previews are switched off.
     pub fn new(media: Media, config: Live, clock: Clock, egress: &Egress) -> Result<Self, EgressError> {
-        let pages = if !config.get().media.previews.is_empty() {
-            Some(Pages::new(egress, config.clone())?)
-        } else {
-            None
-        };
+        let is_off = config.get().media.previews.is_empty();
+        let pages = if is_off { None } else { Some(Pages::new(egress, config.clone())?) };
         Ok(Self(Arc::new(Inner { media, config, clock, pages, kept: Cache::new(KEPT_MAX) })))
     }
 

@@ -106,7 +106,7 @@ impl Media {
         let fetch = self.0.tasks.spawn("remote media", async move {
             let remote = &media.0.remote;
             let fetching = async {
-                let outcome = media.fetch_now(&client, &file).await;
+                let outcome = Box::pin(media.fetch_now(&client, &file)).await;
                 Ok::<_, RemoteError>(Fetched { at_ms: media.0.clock.now_ms(), outcome })
             };
             let fetched = remote.fetched.get_or_insert_async(&key, fetching).await?;

@@ -146,5 +146,6 @@ impl Media {
 /// Whether a file may go by itself: not one that is protected, and not what must stay known so that it is not fetched
 /// again.
 fn is_deletable(row: &MediaRow) -> bool {
-    !row.protected && !(row.quarantined && row.server.is_some())
+    let is_kept_away = row.quarantined && row.server.is_some();
+    !row.protected && !is_kept_away
 }

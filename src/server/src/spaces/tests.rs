@@ -52,7 +52,7 @@ impl World {
     }
 }
 
-fn room(room_id: &str, more: Value) -> Value {
+fn room(room_id: &str, more: &Value) -> Value {
     let mut room = json!({
         "room_id": room_id, "num_joined_members": 1, "guest_can_join": false, "world_readable": true,
         "join_rule": "public",
@@ -79,7 +79,7 @@ const PATH: &str = "/_matrix/federation/v1/hierarchy/";
 #[tokio::test]
 async fn rooms_of_other_servers_are_asked_for_and_kept_for_a_while() {
     let (below, plain) =
-        (room("!below:a.example", json!({ "room_type": "m.space" })), room("!plain:a.example", json!({})));
+        (room("!below:a.example", &json!({ "room_type": "m.space" })), room("!plain:a.example", &json!({})));
     let world = world(
         &["!below:a.example", "!gone:a.example", "!lies:a.example"],
         &[
@@ -87,8 +87,8 @@ async fn rooms_of_other_servers_are_asked_for_and_kept_for_a_while() {
                 &format!("{PATH}!below"),
                 &answer(&below, &["!plain:a.example", "!hidden:a.example"], &[plain], &["!hidden:a.example"]),
             ),
-            (&format!("{PATH}!hidden"), &answer(&room("!hidden:a.example", json!({})), &[], &[], &[])),
-            (&format!("{PATH}!lies"), &answer(&room("!other:a.example", json!({})), &[], &[], &[])),
+            (&format!("{PATH}!hidden"), &answer(&room("!hidden:a.example", &json!({})), &[], &[], &[])),
+            (&format!("{PATH}!lies"), &answer(&room("!other:a.example", &json!({})), &[], &[], &[])),
         ],
     )
     .await;
@@ -116,9 +116,9 @@ async fn who_sees_a_room_of_another_server_is_decided_here() {
         &[
             (
                 &format!("{PATH}!restricted"),
-                &answer(&room("!restricted:a.example", restricted), &[], &[], &[]),
+                &answer(&room("!restricted:a.example", &restricted), &[], &[], &[]),
             ),
-            (&format!("{PATH}!private"), &answer(&room("!private:a.example", private), &[], &[], &[])),
+            (&format!("{PATH}!private"), &answer(&room("!private:a.example", &private), &[], &[], &[])),
         ],
     )
     .await;

@@ -208,16 +208,10 @@ fn decode(text: &str) -> String {
     let mut pieces = text.split('&');
     let mut plain = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        match piece.split_once(';').and_then(|(name, behind)| Some((reference(name)?, behind))) {
-            Some((letter, behind)) => {
-                plain.push(letter);
-                plain.push_str(behind);
-            }
-            None => {
-                plain.push('&');
-                plain.push_str(piece);
-            }
-        }
+        let read = piece.split_once(';').and_then(|(name, behind)| Some((reference(name)?, behind)));
+        let (letter, behind) = read.unwrap_or(('&', piece));
+        plain.push(letter);
+        plain.push_str(behind);
     }
     plain
 }

@@ -44,7 +44,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
             let request = String::from_utf8_lossy(&request[..length]).into_owned();
             let path = request.split(' ').nth(1).unwrap_or_default();
             let answer = match pages.get(path) {
-                Some(page) if path.ends_with(".png") => {
+                Some(page) if page.starts_with("image/") => {
                     let head =
                         format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: {page}\r\n\r\n");
                     [head.into_bytes(), png()].concat()
