@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     database::{Database, Error},
     devices::Devices,
-    federation::policy::Policy,
+    federation::policy::{Direction, Policy},
     identity::Identity,
     keys::Keys,
     numbers::{Hash128, RoomNumber, UserNumber},
@@ -160,6 +160,9 @@ impl Inner {
     /// Sends ephemeral data that may be lost.
     fn send_edu(self: &Arc<Self>, servers: &BTreeSet<OwnedServerName>, edu: &Edu) {
         for server in servers.iter().filter(|server| *server != self.sources.identity.server_name()) {
+            if !self.sources.policy.permits_edu(server, edu.kind, Direction::Outbound) {
+                continue;
+            }
             let hash = self.hash(server);
             self.book().push_edu(server, hash, edu.clone());
             self.start_delivery(server);

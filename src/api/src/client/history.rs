@@ -121,6 +121,10 @@ async fn get_message_events(
         }
         page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
     }
+    // Of filtered pages, clients take only an empty one for the last.
+    if page.end.is_none() && direction == Direction::Backward && request.filter.url_filter.is_some() {
+        page.end = (!page.events.is_empty()).then_some(PaginationToken::START);
+    }
     let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
     respond(&Page {
         event: None,
