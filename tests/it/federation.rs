@@ -13,6 +13,8 @@ use crate::{
     server::{Answer, Person},
 };
 
+mod shared_rooms;
+
 /// An authority that both servers trust.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

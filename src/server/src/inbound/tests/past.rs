@@ -32,7 +32,8 @@ async fn a_gap_is_filled() {
     assert_eq!(shown.iter().take(9).rev().cloned().collect::<Vec<_>>(), events);
 }
 
-/// Where nobody has what is between, the newest missing event is placed by the state that is stated before it.
+/// Where nobody has what is between, the newest missing event is placed by the state that is stated before it, and the rest
+/// of the gap is fetched behind it.
 #[tokio::test]
 async fn a_gap_that_stays_is_bridged_by_checked_state() {
     let mut world = World::new().await;
@@ -44,14 +45,67 @@ async fn a_gap_that_stays_is_bridged_by_checked_state() {
     world.publish();
     world.others.be_silent_about("missing");
     world.send("remote.test", "1", vec![world.json(&last)], &[]).await;
+    // What is sent must come with what it directly follows.
+    assert!(!world.is_here(&last).await);
+    let attempt = world.inbound.0.staging.repairs().attempt(world.room.number, 0).await.unwrap();
+    assert!(attempt.whole);
     assert_eq!(world.server.stored(&world.room, &last).await.record.status, EventStatus::Timeline);
     let state = world.server.state(&world.room).await;
     assert_eq!(state.get(&("m.room.topic".to_owned(), String::new())), Some(&topic));
-    // The rest is a gap in the past, which whoever looks back fills.
-    assert!(!world.server.rooms.backward_extremities(&world.room, 10).await.unwrap().is_empty());
-    assert!(world.inbound.fill_history(&world.room, 0..=u64::MAX).await);
     let shown = world.server.history(&world.room).await;
     assert_eq!(shown.iter().take(4).cloned().collect::<Vec<_>>(), [last, between, topic, join]);
+}
+
+/// What was acknowledged waits until what it builds on is to be had, over a restart too.
+#[tokio::test]
+async fn a_gap_is_repaired_once_others_answer() {
+    let mut world = World::new().await;
+    let events = chain(&mut world, 8);
+    let last = events.last().unwrap().clone();
+    for what in ["missing", "event", "state_ids", "backfill"] {
+        world.others.be_silent_about(what);
+    }
+    let answer = world.send("remote.test", "1", vec![world.json(&last)], &[]).await;
+    assert_eq!(answer[&last], Ok(()));
+    let attempt = world.inbound.0.staging.repairs().attempt(world.room.number, 0).await.unwrap();
+    assert!(!attempt.whole && attempt.pages == 0, "{attempt:?}");
+    assert!(!world.is_here(&last).await);
+    world.reopen().await;
+    world.others.0.lock().unwrap().silent.clear();
+    let attempt = world.inbound.0.staging.repairs().attempt(world.room.number, 1).await.unwrap();
+    assert!(attempt.whole, "{attempt:?}");
+    let shown = world.server.history(&world.room).await;
+    assert_eq!(shown.iter().take(9).rev().cloned().collect::<Vec<_>>(), events);
+    let again = world.inbound.0.staging.repairs().attempt(world.room.number, 0).await.unwrap();
+    assert!(again.whole && again.pages == 0, "{again:?}");
+}
+
+/// What was the newest before a gap is followed by what was in it, so that it has no say in the state any more.
+#[tokio::test]
+async fn ends_from_before_a_gap_are_none_once_it_is_closed() {
+    let mut world = World::new().await;
+    let join = world.join.clone();
+    let bob = "@bob:remote.test";
+    let mut events = vec![world.remote.topic(bob, &[&join], "one")];
+    for number in 0..250 {
+        let event = world.remote.message(bob, &[events.last().unwrap()], &number.to_string());
+        events.push(event);
+    }
+    let topic = world.remote.topic(bob, &[events.last().unwrap()], "two");
+    let last = world.remote.message(bob, &[&topic], "last");
+    world.publish();
+    world.others.be_silent_about("missing");
+    world.send("remote.test", "1", vec![world.json(&last)], &[]).await;
+    let attempt = world.inbound.0.staging.repairs().attempt(world.room.number, 0).await.unwrap();
+    assert!(attempt.whole && attempt.pages > 2, "{attempt:?}");
+    assert_eq!(
+        world.server.rooms.forward_extremities(&world.room).await.unwrap(),
+        std::slice::from_ref(&last)
+    );
+    let state = world.server.state(&world.room).await;
+    assert_eq!(state.get(&("m.room.topic".to_owned(), String::new())), Some(&topic));
+    let shown = world.server.history(&world.room).await;
+    assert_eq!((&shown[0], &shown[253]), (&last, &join));
 }
 
 /// CVE-2024-31208: chains without end took all of the server's time and disk.
