@@ -13,6 +13,9 @@ use crate::{
     server::{Answer, Person},
 };
 
+mod faults;
+mod person;
+mod proxy;
 mod shared_rooms;
 
 /// An authority that both servers trust.
@@ -62,10 +65,14 @@ fn free_port() -> u16 {
 impl Server {
     /// A server of this host, not started; `federation` is that section of its configuration.
     fn new(authority: &Authority, host: &str, certified: &[&str], federation: &str) -> Self {
-        let port = free_port();
-        let name = format!("{host}:{port}");
         let folder = tempfile::tempdir().unwrap();
         authority.certify(folder.path(), certified);
+        let port = free_port();
+        Self::named(folder, &format!("{host}:{port}"), port, federation)
+    }
+
+    /// A server of this name whose listener for others has another port: they reach it through something else.
+    fn named(folder: TempDir, name: &str, port: u16, federation: &str) -> Self {
         let path = folder.path().display();
         let config = format!(
             r#"
@@ -93,7 +100,7 @@ certificate_authorities = ["{path}/authority.pem"]
 "#
         );
         fs::write(folder.path().join("allod.toml"), config).unwrap();
-        Self { name, folder, running: None }
+        Self { name: name.to_owned(), folder, running: None }
     }
 
     fn started(mut self) -> Self {

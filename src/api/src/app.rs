@@ -27,6 +27,7 @@ use allod_server::{
     receipts::Receipts,
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
+    remote_keys::RemoteKeys,
     room_lookup::RoomLookup,
     rooms::Rooms,
     sessions::Sessions,
@@ -142,6 +143,8 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
     /// Files that people upload.
     pub media: Media,
     /// What is sent to other servers; none where federation is off.
@@ -206,6 +209,7 @@ impl App {
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
+        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -240,6 +244,7 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
+            remote_keys,
             media,
             outbox,
             memberships,
@@ -265,6 +270,17 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
     let Base { database, config, clock, identity, tasks, .. } = base.clone();
     let names = Names::system();
     Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
+}
+
+fn open_remote_keys(
+    base: &Base,
+    federation: Option<&Federation>,
+    users: &Users,
+    rooms: &Rooms,
+) -> Option<RemoteKeys> {
+    let client = federation?.client.clone();
+    let Base { database, clock, .. } = base.clone();
+    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

@@ -34,6 +34,7 @@ pub mod random;
 pub mod receipts;
 pub mod registration;
 pub mod registration_tokens;
+pub mod remote_keys;
 pub mod room_lookup;
 pub mod rooms;
 pub mod sessions;

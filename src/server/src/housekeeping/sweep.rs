@@ -14,7 +14,7 @@ use crate::{
     tables::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
-        inbound::{InboundTransaction, StrandedEvent},
+        inbound::{InboundTransaction, RemoteKeyList, StrandedEvent},
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
         outbox::QueuedEdu,
@@ -99,6 +99,12 @@ impl Aged for InboundTransaction {
     }
 }
 
+impl Aged for RemoteKeyList {
+    fn since_ms(_: &Self::Key, row: &Self::Value, _: &Times) -> u64 {
+        row.value.at_ms
+    }
+}
+
 impl Aged for StrandedEvent {
     fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
         value.since_ms
@@ -136,7 +142,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 9] {
+fn sweeps() -> [Sweep; 10] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -155,6 +161,7 @@ fn sweeps() -> [Sweep; 9] {
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
         of::<StrandedEvent>(),
+        of::<RemoteKeyList>(),
         of::<QueuedEdu>(),
         of::<PositionAtTime>(),
     ]

@@ -22,6 +22,7 @@ use crate::{
     numbers::{RoomNumber, UserNumber},
     presence::Told,
     receipts::{Marks, ReceiptError},
+    remote_keys,
     rooms::Room,
     to_device::ToDeviceError,
 };
@@ -159,11 +160,12 @@ impl Inbound {
         }
     }
 
-    /// The devices or keys of a user changed: whoever shares a room asks for them anew. They are kept nowhere here.
+    /// The devices or keys of a user changed: whoever shares a room asks for them anew.
     async fn hear_keys(&self, origin: &ServerName, user_id: &UserId) -> Result<(), Error> {
         let Some((user, rooms)) = self.acquaintance(origin, user_id).await? else { return Ok(()) };
         let mut write = Write::new();
         devices::list_changed(&mut write, user);
+        remote_keys::forget(&mut write, user, self.0.clock.now_ms());
         self.0.database.commit(write).await?;
         self.0.wakes.wake_rooms(&rooms);
         Ok(())

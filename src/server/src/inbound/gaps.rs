@@ -265,10 +265,6 @@ impl Repair<'_> {
                 break;
             }
         }
-        if missing.values().any(|missing| !missing.auth.is_empty()) {
-            self.fetch_auth(&missing).await?;
-            missing = self.ingest(&mut pending, Placement::Live, &nothing).await?;
-        }
         let sent: BTreeSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
         let anchors: BTreeSet<OwnedEventId> = missing
             .iter()
@@ -280,7 +276,12 @@ impl Repair<'_> {
         for event_id in anchors.into_iter().take(ANCHORS_MAX) {
             self.anchor(event_id).await?;
         }
-        self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        missing = self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        // The states that were fetched bring most of what allows the events.
+        if missing.values().any(|missing| !missing.auth.is_empty()) {
+            self.fetch_auth(&missing).await?;
+            self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        }
         Ok(())
     }
 
