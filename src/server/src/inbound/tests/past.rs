@@ -3,7 +3,7 @@
 use ruma::OwnedEventId;
 
 use super::world::World;
-use crate::tables::rooms::EventStatus;
+use crate::{rooms::read::Direction, tables::rooms::EventStatus};
 
 /// A chain of messages behind the join, none of them here; `publish` gives them to the others.
 fn chain(world: &mut World, length: usize) -> Vec<OwnedEventId> {
@@ -146,4 +146,30 @@ async fn a_past_that_nobody_has_stays_away() {
     assert!(!world.inbound.fill_history(&world.room, 0..=u64::MAX).await);
     assert!(world.others.asked("backfill") >= 1);
     assert!(!world.inbound.fill_history(&world.room, 0..=0).await);
+}
+
+/// Events of the part of the history that is missing are found by their ids and by time.
+#[tokio::test]
+async fn single_events_of_the_past_are_fetched() {
+    let world = World::new().await;
+    world.publish();
+    let mut past: Vec<_> = world
+        .remote
+        .nodes
+        .iter()
+        .map(|(event_id, node)| {
+            let at_ms = u64::from(node.event.pdu().origin_server_ts.get());
+            (at_ms, event_id.clone())
+        })
+        .collect();
+    past.sort();
+    let (at_ms, wanted) = past[5].clone();
+    assert!(world.inbound.fetch_event(&world.room, &wanted).await);
+    assert!(world.inbound.fetch_event_at_time(&world.room, (past[3].0, Direction::Backward), None).await);
+    // What is here is as near as can be.
+    assert!(!world.inbound.fetch_event_at_time(&world.room, (at_ms, Direction::Forward), Some(at_ms)).await);
+    assert!(!world.inbound.fetch_event(&world.room, &wanted).await);
+    let shown = world.server.history(&world.room).await;
+    assert!(shown.contains(&wanted) && shown.contains(&past[3].1), "{shown:?}");
+    assert_eq!(shown.first(), Some(&world.join));
 }
