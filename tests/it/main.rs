@@ -12,6 +12,7 @@
 
 mod accounts;
 mod authority;
+mod backup;
 mod bad_input;
 mod crash;
 mod disk_full;

@@ -6,20 +6,21 @@ use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
     appservices::Appservices,
+    backups::{self, Checkpoints},
     bridges::{BridgeError, Bridges},
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{Egress, EgressError, Names},
-    federation::{Federation, FederationSources, membership::RemoteMembership},
+    egress::{Egress, EgressError},
+    federation::{Federation, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
     inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
-    media::{self, Media},
+    media::{self, Media, Previews},
     notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
@@ -31,10 +32,13 @@ use allod_server::{
     receipts::Receipts,
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
+    remote_keys::RemoteKeys,
     room_lookup::RoomLookup,
     rooms::Rooms,
     search::Search,
+    server_notices::ServerNotices,
     sessions::Sessions,
+    spaces::Spaces,
     succession::Succession,
     sync::Sync,
     tags::Tags,
@@ -49,15 +53,16 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
+use self::{accounts::AccountServices, amenities::Amenities, reach::Reach, user_data::UserDataServices};
 use crate::limits::Limits;
 
 mod accounts;
-mod appservices;
+mod amenities;
 mod inbound;
 mod outbound;
-mod push;
+mod reach;
 mod rooms;
+mod tidings;
 mod upkeep;
 mod user_data;
 
@@ -119,6 +124,10 @@ pub struct Services {
     pub succession: Succession,
     /// Searching rooms.
     pub search: Search,
+    /// Notices of the server to its users.
+    pub server_notices: ServerNotices,
+    /// The trees of spaces.
+    pub spaces: Spaces,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -159,14 +168,20 @@ pub struct Services {
     pub bridges: Bridges,
     /// What application services are sent and asked.
     pub appservices: Appservices,
-    /// Files that people upload.
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
+    /// Files that people upload, and those of other servers.
     pub media: Media,
+    /// Previews of links.
+    pub previews: Previews,
     /// What is sent to other servers; none where federation is off.
     pub outbox: Option<Outbox>,
     /// Memberships that may need other servers.
     pub memberships: RemoteMembership,
     /// What other servers send and ask; none where federation is off.
     pub inbound: Option<Inbound>,
+    /// Copies of the database, for backups.
+    pub checkpoints: Checkpoints,
     /// Whom this server has spoken to.
     pub egress: Egress,
     /// Where background tasks are started.
@@ -203,6 +218,7 @@ pub enum OpenError {
 impl App {
     /// Makes all services. The configuration is read as it is now, except where a service takes it live.
     pub async fn open(base: Base) -> Result<Self, OpenError> {
+        backups::settle(&base.database, &base.config.get()).await?;
         let own = AccountServices::open(&base).await?;
         let (users, devices) = (own.users, own.devices);
         let settings = open_settings(&base);
@@ -212,21 +228,16 @@ impl App {
         let (sync, search) = rooms::start_sync(&base, &users, &rooms, &user_data);
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
-        let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
-        let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
-        let media = open_media(&base).await?;
-        let federation = open_federation(&base)?;
-        let egress = open_egress(&base, federation.as_ref());
-        let Outbound { outbox, memberships } =
-            outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
-        let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
-        let (bridges, appservices) =
-            appservices::start(&base, &users, (&rooms, &sync), &user_data, &egress).await?;
-        let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
-        let Base { config, clock, random, tasks, .. } = base;
+        let reach = Reach::open(&base, (&users, &devices), (&rooms, &sync), &user_data).await?;
+        let outside = (reach.federation.as_ref(), &reach.egress);
+        let of_users = (&profiles, &user_data.tags);
+        let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
+        let Base { database, config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
+            checkpoints: Checkpoints::new(database, config.clone()),
+            user_directory: UserDirectory::new(users.clone(), profiles.clone(), rooms.clone()),
             clock,
             config,
             users,
@@ -240,10 +251,11 @@ impl App {
             profiles,
             rooms,
             delayed_events,
-            thread_subscriptions,
+            thread_subscriptions: amenities.thread_subscriptions,
+            server_notices: amenities.server_notices,
+            spaces: amenities.spaces,
             succession,
             search,
-            user_directory,
             sync,
             room_lookup,
             wakes: user_data.wakes,
@@ -252,22 +264,24 @@ impl App {
             tags: user_data.tags,
             filters: user_data.filters,
             push_rules: user_data.push_rules,
-            pushers,
-            notifications,
+            pushers: reach.pushers,
+            notifications: reach.notifications,
             receipts: user_data.receipts,
             typing: user_data.typing,
             presence: user_data.presence,
             to_device: user_data.to_device,
             keys: user_data.keys,
             key_backup: user_data.key_backup,
-            federation,
-            bridges,
-            appservices,
-            media,
-            outbox,
-            memberships,
-            inbound,
-            egress,
+            federation: reach.federation,
+            bridges: reach.bridges,
+            appservices: reach.appservices,
+            media: amenities.media,
+            previews: amenities.previews,
+            remote_keys: reach.remote_keys,
+            outbox: reach.outbox,
+            memberships: reach.memberships,
+            inbound: reach.inbound,
+            egress: reach.egress,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
@@ -278,23 +292,6 @@ impl App {
 fn open_settings(base: &Base) -> (AccountData, PushRules) {
     let account_data = AccountData::new(base.database.clone());
     (account_data.clone(), PushRules::new(account_data))
-}
-
-async fn open_media(base: &Base) -> Result<Media, OpenError> {
-    let Base { database, config, clock, random, tasks, .. } = base.clone();
-    Ok(Media::open(database, config, clock, random, tasks).await?)
-}
-
-fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
-    let Base { database, config, clock, identity, tasks, .. } = base.clone();
-    let names = Names::system();
-    Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
-}
-
-/// The gate of all requests to other machines.
-fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
-    let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
-    federation.map_or_else(new, |federation| federation.egress.clone())
 }
 
 impl Deref for App {

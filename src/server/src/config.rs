@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod accounts;
 mod appservices;
+mod backup;
 mod egress;
 mod ephemeral;
 mod example;
@@ -16,6 +17,7 @@ mod limits;
 mod listeners;
 mod logging;
 mod media;
+mod notices;
 mod option;
 mod push;
 mod read;
@@ -29,14 +31,16 @@ mod value;
 pub use self::{
     accounts::{Accounts, Registration},
     appservices::Appservices,
+    backup::Backup,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
-    federation::{Federation, FederationMode},
+    federation::{Federation, FederationMode, PartnerRule, Refusable},
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
     media::Media,
+    notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
     push::Push,
     read::{Overrides, Problem, Problems, load, parse},
@@ -81,6 +85,7 @@ sections! {
     server: Server,
     listeners: Listeners,
     storage: Storage,
+    backup: Backup,
     accounts: Accounts,
     rooms: Rooms,
     federation: Federation,
@@ -89,6 +94,7 @@ sections! {
     media: Media,
     push: Push,
     appservices: Appservices,
+    notices: Notices,
     limits: Limits,
     logging: Logging,
 }

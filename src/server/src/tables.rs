@@ -23,8 +23,10 @@ pub mod inbox;
 pub mod keys;
 pub mod media;
 pub mod meta;
+pub mod notices;
 pub mod notified;
 pub mod outbox;
+pub mod partial;
 pub mod profiles;
 pub mod push;
 pub mod rooms;
@@ -327,6 +329,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         accounts::TABLES,
         appservices::TABLES,
         rooms::TABLES,
+        notices::TABLES,
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
@@ -340,6 +343,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         threads::TABLES,
         upkeep::TABLES,
         outbox::TABLES,
+        partial::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -8,6 +8,7 @@ use allod_server::{
     rooms::{RoomOptions, RoomSources, Rooms},
     search::Search,
     sync::{Sync, SyncSources},
+    thread_subscriptions::ThreadSubscriptions,
     users::Users,
 };
 
@@ -61,6 +62,7 @@ pub(super) fn start_sync(
         presence: user_data.presence.clone(),
         to_device: user_data.to_device.clone(),
         keys: user_data.keys.clone(),
+        thread_subscriptions: ThreadSubscriptions::new(base.database.clone(), rooms.clone()),
         sequence: user_data.ephemeral.clone(),
         wakes: user_data.wakes.clone(),
         clock: base.clock.clone(),

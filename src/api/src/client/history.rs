@@ -21,7 +21,7 @@ use allod_server::{
 };
 use http::StatusCode;
 use ruma::{
-    UInt,
+    EventId, UInt,
     api::{
         Direction as RumaDirection,
         client::{
@@ -121,6 +121,10 @@ async fn get_message_events(
         }
         page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
     }
+    // Of filtered pages, clients take only an empty one for the last.
+    if page.end.is_none() && direction == Direction::Backward && request.filter.url_filter.is_some() {
+        page.end = (!page.events.is_empty()).then_some(PaginationToken::START);
+    }
     let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
     respond(&Page {
         event: None,
@@ -141,7 +145,11 @@ async fn get_context(app: App, session: Guest, request: context::Request) -> Res
     let ignored = app.sync.ignored(session.user).await?;
     let wanted = |event: &StoredEvent| is_shown(&ignored.users, event) && matches(&filter, &view, event);
     let limit = limit(request.limit);
-    let found = app.rooms.context(&view, &request.event_id, limit, wanted).await?.ok_or_else(not_found)?;
+    let mut found = app.rooms.context(&view, &request.event_id, limit, wanted).await?;
+    if found.is_none() && is_fetched(&app, &view, &request.event_id).await {
+        found = app.rooms.context(&view, &request.event_id, limit, wanted).await?;
+    }
+    let found = found.ok_or_else(not_found)?;
     let last = found.after.last().unwrap_or(&found.event);
     let state = if request.filter.lazy_load_options == LazyLoadOptions::Disabled {
         let events = app.rooms.state_events_at(&view, last.record.state_after, None).await?;
@@ -170,7 +178,11 @@ async fn get_room_event(app: App, session: Guest, request: event::Request) -> Re
         Err(AccessError::Forbidden) => return Err(not_found()),
         Err(AccessError::Storage(error)) => return Err(error.into()),
     };
-    let event = app.rooms.visible_event(&view, &request.event_id).await?.ok_or_else(not_found)?;
+    let mut event = app.rooms.visible_event(&view, &request.event_id).await?;
+    if event.is_none() && is_fetched(&app, &view, &request.event_id).await {
+        event = app.rooms.visible_event(&view, &request.event_id).await?;
+    }
+    let event = event.ok_or_else(not_found)?;
     let ignored = app.sync.ignored(view.caller.user).await?;
     let rendered = app.rooms.render_bundled(&view, &[event], true, &ignored.users).await?;
     Ok(json_bytes(rendered.into_iter().next().ok_or_else(not_found)?))
@@ -178,6 +190,7 @@ async fn get_room_event(app: App, session: Guest, request: event::Request) -> Re
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
 async fn get_state_events(app: App, session: Guest, request: state::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let events = app.rooms.state_events(&view, None).await?;
     Ok(json_bytes(array(&app.rooms.render(&view, &events, true).await?)))
@@ -190,9 +203,11 @@ async fn get_state_event_for_key(
     request: state_event::Request,
 ) -> Result<Response> {
     let not_found = || Error::not_found("The room has no such state");
-    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let kind = request.event_type.to_string();
-    let event = app.rooms.state_event(&view, &kind, &request.state_key).await?.ok_or_else(not_found)?;
+    let caller = caller(&session);
+    let (view, event) =
+        app.rooms.whole_state_event(&request.room_id, &caller, &kind, &request.state_key).await?;
+    let event = event.ok_or_else(not_found)?;
     if request.format == StateEventFormat::Event {
         let json = app.rooms.render(&view, &[event], true).await?.pop().ok_or_else(not_found)?;
         return Ok(json_bytes(json));
@@ -203,6 +218,7 @@ async fn get_state_event_for_key(
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/members`
 async fn get_member_events(app: App, session: Guest, request: members::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let root = match &request.at {
         Some(at) => {
@@ -232,6 +248,7 @@ async fn get_member_events(app: App, session: Guest, request: members::Request) 
 ///
 /// Who shows no name or avatar has `null` there: clients look for the fields.
 async fn joined_members(app: App, session: Guest, request: joined_members::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.joined_view(&request.room_id, &caller(&session)).await?;
     let events =
         app.rooms.member_events(&view, view.root, |membership| membership == Membership::Join).await?;
@@ -259,6 +276,17 @@ pub(crate) async fn token(app: &App, view: &View, text: &str) -> Result<Paginati
     }
     let token: SyncToken = text.parse().map_err(|_| bad())?;
     Ok(app.rooms.point_at(view, token.position).await?)
+}
+
+/// Whether an event that is not here came from another server.
+async fn is_fetched(app: &App, view: &View, event_id: &EventId) -> bool {
+    match &app.inbound {
+        // Whoever has left sees nothing that came later, and others ask for nothing.
+        Some(inbound) if view.membership == Some(Membership::Join) => {
+            inbound.fetch_event(&view.room, event_id).await
+        }
+        _ => false,
+    }
 }
 
 fn limit(asked: UInt) -> usize {

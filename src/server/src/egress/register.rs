@@ -16,6 +16,8 @@ pub enum Purpose {
     Push,
     /// Bridges and bots, which the configuration names.
     Appservice,
+    /// Pages of the web, for previews of links.
+    Preview,
 }
 
 impl Purpose {
@@ -25,6 +27,7 @@ impl Purpose {
             Self::Federation => "federation",
             Self::Push => "push",
             Self::Appservice => "application services",
+            Self::Preview => "previews of links",
         }
     }
 }

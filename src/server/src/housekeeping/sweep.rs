@@ -15,7 +15,7 @@ use crate::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         appservices::AppserviceQueue,
-        inbound::InboundTransaction,
+        inbound::{InboundTransaction, RemoteKeyList, StrandedEvent},
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
         outbox::QueuedEdu,
@@ -100,6 +100,18 @@ impl Aged for InboundTransaction {
     }
 }
 
+impl Aged for RemoteKeyList {
+    fn since_ms(_: &Self::Key, row: &Self::Value, _: &Times) -> u64 {
+        row.value.at_ms
+    }
+}
+
+impl Aged for StrandedEvent {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.since_ms
+    }
+}
+
 impl Aged for QueuedEdu {
     fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
         times.at(key.1)
@@ -137,7 +149,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 9] {
+fn sweeps() -> [Sweep; 11] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -155,6 +167,8 @@ fn sweeps() -> [Sweep; 9] {
         of::<ToDeviceTransaction>(),
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
+        of::<StrandedEvent>(),
+        of::<RemoteKeyList>(),
         of::<QueuedEdu>(),
         of::<AppserviceQueue>(),
         of::<PositionAtTime>(),

@@ -37,6 +37,24 @@ impl Recipients {
         self.of_relayed(room, event).await
     }
 
+    /// The servers that should have been given an event that is in the timeline: those of this server's users, and those
+    /// with which a server came in through this one, which alone can have told the others.
+    pub(super) async fn of_missed(
+        &self,
+        room: &Room,
+        event: &StoredEvent,
+    ) -> Result<BTreeSet<OwnedServerName>, Error> {
+        let pdu = event.pdu(room)?;
+        if self.identity.is_ours(&pdu.sender) || membership_stated(room, event)?.is_none() {
+            return self.of_event(room, event).await;
+        }
+        let before = self.servers.at(room, event.record.state_before).await?;
+        if before.contains(pdu.sender.server_name()) || !before.contains(self.identity.server_name()) {
+            return Ok(BTreeSet::new());
+        }
+        self.of_relayed(room, event).await
+    }
+
     /// The servers that are given an event whoever sent it: this server answers for it.
     pub(super) async fn of_relayed(
         &self,
@@ -48,6 +66,7 @@ impl Recipients {
         let stated = membership_stated(room, event)?;
         // The server through which we came into the room tells the others.
         let arrives = stated == Some(Membership::Join) && !before.contains(self.identity.server_name());
+        let before = self.servers.around(room, event.record.state_before).await?;
         if arrives && self.identity.is_ours(&pdu.sender) && !before.is_empty() {
             return Ok(BTreeSet::new());
         }

@@ -1,7 +1,10 @@
 //! Sending: messages, state and redactions of local users.
 
 use allod_matrix::event::build::Draft;
-use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId};
+use ruma::{
+    EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, RoomId, UserId,
+    events::room::power_levels::UserPowerLevel,
+};
 use serde_json::{Value, value::RawValue};
 
 use super::{Append, AppendError, Rooms, membership::MembershipError};
@@ -136,10 +139,16 @@ impl Rooms {
         at: Option<MilliSecondsSinceUnixEpoch>,
     ) -> Result<OwnedEventId, SendError> {
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
-        if kind == "m.room.canonical_alias" {
-            self.check_canonical_alias(&room, content).await?;
+        match kind {
+            "m.room.create" => return Err(SendError::BadContent("a room is created once")),
+            "m.room.canonical_alias" => self.check_canonical_alias(&room, content).await?,
+            "m.room.power_levels" => self.check_power_levels(&room, content).await?,
+            _ => {}
         }
-        let mut draft = self.raw_draft(caller, kind, Some(state_key), content);
+        let mut draft = match without_authoriser(kind, content) {
+            Some(content) => self.raw_draft(caller, kind, Some(state_key), &raw(&content)?),
+            None => self.raw_draft(caller, kind, Some(state_key), content),
+        };
         draft.origin_server_ts = at.unwrap_or(draft.origin_server_ts);
         let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
         Ok(self.append(&room, append).await?.event_id)
@@ -224,6 +233,23 @@ impl Rooms {
         Ok(())
     }
 
+    /// Power levels must not name those whose power has no level: creators since room version 12.
+    async fn check_power_levels(&self, room: &super::Room, content: &RawValue) -> Result<(), SendError> {
+        #[derive(serde::Deserialize)]
+        struct Levels {
+            #[serde(default)]
+            users: std::collections::BTreeMap<String, Value>,
+        }
+        // What is malformed otherwise is for the rules of the room to refuse.
+        let Ok(Levels { users }) = serde_json::from_str(content.get()) else { return Ok(()) };
+        let powers = self.powers(room).await?;
+        let mut named = users.keys().filter_map(|user| <&UserId>::try_from(user.as_str()).ok());
+        if named.any(|user| powers.of(user) == Some(UserPowerLevel::Infinite)) {
+            return Err(SendError::BadContent("users must not name creators, who have all power"));
+        }
+        Ok(())
+    }
+
     /// The content of a piece of current state.
     pub(crate) async fn current_content(
         &self,
@@ -239,6 +265,16 @@ fn aliases_of(content: &Value) -> Vec<Option<String>> {
     let one = content.get("alias").filter(|alias| !alias.is_null() && alias.as_str() != Some(""));
     let more = content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten();
     one.into_iter().chain(more).map(|alias| alias.as_str().map(str::to_owned)).collect()
+}
+
+/// A member event's content without the name of who lets the member in, if there is one: servers put it in, not clients.
+fn without_authoriser(kind: &str, content: &RawValue) -> Option<Value> {
+    if kind != "m.room.member" {
+        return None;
+    }
+    let mut content: Value = serde_json::from_str(content.get()).ok()?;
+    content.as_object_mut()?.remove("join_authorised_via_users_server")?;
+    Some(content)
 }
 
 fn check_message(kind: &str, content: &RawValue) -> Result<(), SendError> {

@@ -41,15 +41,18 @@ mod extremities;
 mod ingest;
 mod notify;
 mod outliers;
+mod partial;
 mod recompute;
 mod redaction;
 mod relation;
 mod resolve;
 mod search;
 mod state;
+mod whole;
 
 pub(crate) use ingest::Placed;
 pub(super) use notify::push_context;
+pub(crate) use whole::Wholeness;
 
 /// An event that a local user wants in a room.
 #[derive(Clone, Debug)]
@@ -161,6 +164,8 @@ pub(crate) struct Writer {
     resolved: HashMap<Vec<StateRoot>, StateRoot>,
     /// Whom events may notify, once that was asked.
     audience: Option<notify::Audience>,
+    /// What is known of the room while members of it are missing.
+    partial: Option<partial::Partial>,
 }
 
 impl Writer {
@@ -182,6 +187,7 @@ impl Writer {
             graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
             resolved: HashMap::new(),
             audience: Some(notify::Audience::default()),
+            partial: None,
         }
     }
 
@@ -195,7 +201,8 @@ impl Writer {
             let ours = core.identity.is_ours(&event.pdu(&room)?.sender);
             tips.push(extremities::Tip::of(&event, ours)?);
         }
-        Ok(Self { version, head, tips, founds: false, audience: None, ..Self::new(core, room) })
+        let partial = partial::Partial::load(&core.database, room.number).await?;
+        Ok(Self { version, head, tips, founds: false, audience: None, partial, ..Self::new(core, room) })
     }
 
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
@@ -223,9 +230,8 @@ impl Writer {
         let signed = build(draft, place, &self.room.rules, self.core.identity.key())?;
         let pdu = Arc::new(signed.pdu);
         self.authorise(&pdu)?;
-        if let Some(target) = &target {
-            self.authorise_redaction(&pdu, target)?;
-        }
+        self.authorise_redaction(&pdu, target.as_deref())?;
+        let is_held = target.is_none() && pdu.kind == "m.room.redaction";
         let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
@@ -246,7 +252,7 @@ impl Writer {
             state_key: pdu.state_key.clone(),
             sender,
             status: EventStatus::Timeline,
-            reason: None,
+            reason: is_held.then(|| awaited::TARGET_MISSING.to_owned()),
             depth: self.head.depth.saturating_add(1),
             origin_server_ts: pdu.origin_server_ts.get().into(),
             state_before: before,
@@ -257,6 +263,7 @@ impl Writer {
             transaction: transaction.map(|(device, _, id)| (device, id)),
         };
         self.follow_audience(&pdu, sender).await?;
+        self.put_partial_local(number, &record.prev_events, &mut write);
         let changed = target.as_ref().map(|target| target.number).into_iter().collect();
         if let Some(target) = target {
             self.redact_target(&target, number, &mut write).await?;
@@ -264,6 +271,9 @@ impl Writer {
         self.relate(relation, number, record.depth, &mut write).await?;
         let json = Bytes::from(signed.json);
         let event = self.advance(&pdu, number, record, json, &mut write);
+        if is_held {
+            self.await_target(&pdu, number, &mut write);
+        }
         write.append(extra);
         let appended = Appended { event_id: pdu.event_id.clone(), number };
         let prepared = Prepared { write, own_checks, events: vec![event], changed };
@@ -325,8 +335,10 @@ impl Writer {
             ours: true,
         }];
         self.put_timeline(number, write);
-        self.put_history(number, &record, write);
-        self.put_words(pdu, record.depth, number, write);
+        if record.reason.is_none() {
+            self.put_history(number, &record, write);
+            self.put_words(pdu, record.depth, number, write);
+        }
         let event = self.put_event(StoredEvent::new(number, Position::PENDING, record, json), true, write);
         self.put_head(write);
         event

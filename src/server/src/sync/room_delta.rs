@@ -18,7 +18,8 @@ use allod_storage::Position;
 
 use super::{
     activity::Activity,
-    lazy::ToldMembers,
+    lazy::{Listener, ToldMembers},
+    partial::Needed,
     prefetch::Prefetched,
     summary::Summary,
     tail::Tails,
@@ -81,8 +82,10 @@ pub(crate) struct StateWish<'a> {
 /// How members are loaded lazily.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LazyMembers {
-    /// Repeat members that the device was told of.
+    /// Repeat members that the listener was told of.
     pub(crate) redundant: bool,
+    /// Whom they are told; nobody whose knowledge is kept, without.
+    pub(crate) listener: Option<Listener>,
 }
 
 /// What happened in a room.
@@ -200,7 +203,12 @@ impl RoomReader {
     }
 
     /// Whether the room's current state changed in a window.
-    async fn state_changed(&self, room: &Room, since: Position, until: Position) -> Result<bool, Error> {
+    pub(super) async fn state_changed(
+        &self,
+        room: &Room,
+        since: Position,
+        until: Position,
+    ) -> Result<bool, Error> {
         if since >= until
             || (until <= self.activity.followed() && !self.activity.state_changed(room.number, since))
         {
@@ -286,7 +294,7 @@ impl RoomReader {
         Ok(before_timeline(base, &states.along, |key| shown.contains(&key)))
     }
 
-    async fn whole_state(
+    pub(super) async fn whole_state(
         &self,
         room: &Room,
         tree: StateRoot,
@@ -320,7 +328,7 @@ impl RoomReader {
         timeline: &Timeline,
         summary: Option<&Summary>,
         whole: bool,
-    ) -> Result<Vec<EntryKey>, Error> {
+    ) -> Result<Vec<Needed>, Error> {
         let senders = timeline.events.iter().map(|(_, event)| event.record.sender);
         let heroes = summary.into_iter().flat_map(|summary| summary.heroes.iter().map(|(hero, _)| *hero));
         let own = whole.then_some(view.caller.user);
@@ -328,36 +336,38 @@ impl RoomReader {
         let users: Vec<_> = users.into_iter().collect();
         let ids = self.users.ids(&users).await?;
         let hash_key = &view.room.hash_key;
-        Ok(ids.into_iter().flatten().map(|id| hash_key.entry_key("m.room.member", id.as_str())).collect())
+        let keys = ids.into_iter().flatten().map(|id| hash_key.entry_key("m.room.member", id.as_str()));
+        self.with_cited(&view.room, timeline, keys.collect()).await
     }
 
-    /// Adds the member events of the state that are needed and not known to the device.
-    async fn add_members(
+    /// Adds the member events of the state that are needed and not known to the listener.
+    pub(super) async fn add_members(
         &self,
         view: &View,
         window: Window,
         tree: StateRoot,
-        needed: &[EntryKey],
+        needed: &[Needed],
         lazy: LazyMembers,
         entries: &mut Entries,
     ) -> Result<(), Error> {
-        let found = self.rooms.states().get_many(&view.room, tree, needed).await?;
+        let keys: Vec<EntryKey> = needed.iter().map(|(key, _)| *key).collect();
+        let found = self.rooms.states().get_many(&view.room, tree, &keys).await?;
         let mut members: Vec<(EntryKey, EventNumber)> = needed
             .iter()
             .zip(found)
-            .filter_map(|(key, number)| Some((*key, number?)))
+            .filter_map(|((key, cited), number)| Some((*key, number.or(*cited)?)))
             .filter(|(key, _)| !entries.contains_key(key))
             .collect();
         let room = view.room.number;
-        if let Some(device) = view.caller.device {
+        if let Some(listener) = lazy.listener {
             if !lazy.redundant {
-                members = self.told.untold(device, room, window.since, &members);
+                members = self.told.untold(listener, room, window.since, &members);
             }
             let prefix = view.room.hash_key.type_prefix("m.room.member");
             let others = entries.iter().filter(|(key, _)| key.type_prefix() == prefix);
             let others = others.map(|(key, number)| (*key, EventNumber(*number)));
             let all: Vec<_> = members.iter().copied().chain(others).collect();
-            self.told.tell(device, room, window.since, window.until, &all);
+            self.told.tell(listener, room, window.since, window.until, &all);
         }
         entries.extend(members.into_iter().map(|(key, number)| (key, number.0)));
         Ok(())

@@ -3,5 +3,7 @@
 mod forks;
 mod history;
 mod joining;
+mod partial;
 mod refused;
 mod versions;
+mod vulnerabilities;

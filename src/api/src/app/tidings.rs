@@ -1,9 +1,11 @@
-//! The services of application services.
+//! The services that tell others what happens: push gateways, application services.
 
 use allod_server::{
     appservices::{AppserviceSources, Appservices, transport::HttpTransport},
     bridges::Bridges,
     egress::Egress,
+    notifications::Notifications,
+    pushers::{PusherSources, Pushers, gateway::HttpGateway},
     rooms::Rooms,
     sync::Sync,
     users::Users,
@@ -11,18 +13,30 @@ use allod_server::{
 
 use super::{Base, OpenError, user_data::UserDataServices};
 
-/// Reads the registrations, and starts sending.
+/// Starts sending notifications, and what application services are to know.
 pub(super) async fn start(
     base: &Base,
     users: &Users,
     (rooms, sync): (&Rooms, &Sync),
     user_data: &UserDataServices,
     egress: &Egress,
-) -> Result<(Bridges, Appservices), OpenError> {
+) -> Result<((Pushers, Notifications), (Bridges, Appservices)), OpenError> {
     let Base { database, config, clock, random, tasks, identity: _ } = base.clone();
+    let notifications = Notifications::new(database.clone(), rooms.clone(), sync.clone());
+    let pushers = Pushers::start(PusherSources {
+        database: database.clone(),
+        config: config.clone(),
+        users: users.clone(),
+        rooms: rooms.clone(),
+        sync: sync.clone(),
+        gateway: HttpGateway::new(egress.clone()),
+        clock: clock.clone(),
+        random: random.clone(),
+        tasks: tasks.clone(),
+    });
     let now = config.get();
     let bridges = Bridges::load(&now.appservices.registrations, &now.server.name)?;
-    let sources = AppserviceSources {
+    let appservices = Appservices::start(AppserviceSources {
         database,
         bridges: bridges.clone(),
         users: users.clone(),
@@ -34,6 +48,6 @@ pub(super) async fn start(
         clock,
         random,
         tasks,
-    };
-    Ok((bridges, Appservices::start(sources).await?))
+    });
+    Ok(((pushers.await?, notifications), (bridges, appservices.await?)))
 }
