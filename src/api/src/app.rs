@@ -212,14 +212,11 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
-        let succession =
-            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
-        let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let federation = open_federation(&base)?;
         let egress = open_egress(&base, federation.as_ref());
         let outside = (federation.as_ref(), &egress);
-        let of_users = (&profiles, &user_data.tags);
+        let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
@@ -245,8 +242,8 @@ impl App {
             thread_subscriptions: amenities.thread_subscriptions,
             server_notices: amenities.server_notices,
             spaces: amenities.spaces,
-            succession,
-            user_directory,
+            succession: amenities.succession,
+            user_directory: amenities.user_directory,
             sync,
             room_lookup,
             wakes: user_data.wakes,

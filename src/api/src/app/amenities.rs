@@ -1,4 +1,5 @@
-//! What comes with rooms and accounts: files, previews of links, trees of spaces, notices of the server, threads to follow.
+//! What comes with rooms and accounts: files, previews of links, trees of spaces, notices of the server, threads to
+//! follow, finding users, what is kept of rooms that are replaced.
 
 use allod_server::{
     accounts::Accounts,
@@ -9,11 +10,12 @@ use allod_server::{
     rooms::Rooms,
     server_notices::{ServerNotices, ServerNoticesSources},
     spaces::Spaces,
-    tags::Tags,
+    succession::Succession,
     thread_subscriptions::ThreadSubscriptions,
+    user_directory::UserDirectory,
 };
 
-use super::{Base, OpenError};
+use super::{Base, OpenError, user_data::UserDataServices};
 
 /// The services.
 pub(super) struct Amenities {
@@ -22,6 +24,8 @@ pub(super) struct Amenities {
     pub(super) spaces: Spaces,
     pub(super) server_notices: ServerNotices,
     pub(super) thread_subscriptions: ThreadSubscriptions,
+    pub(super) succession: Succession,
+    pub(super) user_directory: UserDirectory,
 }
 
 impl Amenities {
@@ -30,7 +34,7 @@ impl Amenities {
         base: &Base,
         (federation, egress): (Option<&Federation>, &Egress),
         (rooms, accounts): (&Rooms, &Accounts),
-        (profiles, tags): (&Profiles, &Tags),
+        (profiles, user_data): (&Profiles, &UserDataServices),
     ) -> Result<Self, OpenError> {
         let Base { database, config, clock, random, tasks, .. } = base.clone();
         let client = federation.map(|federation| federation.client.clone());
@@ -41,13 +45,16 @@ impl Amenities {
             accounts: accounts.clone(),
             profiles: profiles.clone(),
             rooms: rooms.clone(),
-            tags: tags.clone(),
+            tags: user_data.tags.clone(),
         });
+        let succession =
+            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
+        let user_directory = UserDirectory::new(accounts.users().clone(), profiles.clone(), rooms.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let sources =
             MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
         let media = Media::open(sources).await?;
         let previews = Previews::new(media.clone(), config, clock, egress)?;
-        Ok(Self { media, previews, spaces, server_notices, thread_subscriptions })
+        Ok(Self { media, previews, spaces, server_notices, thread_subscriptions, succession, user_directory })
     }
 }
