@@ -1,6 +1,6 @@
 //! Two servers that talk to each other: the built program, over TLS, with certificates of an authority of their own.
 
-use std::{fs, net::TcpListener, path::Path, process::Stdio};
+use std::{fs, net::TcpListener, process::Stdio};
 
 use allod_server::{identity::Identity, random::Random};
 use axum::http::Method;
@@ -19,6 +19,11 @@ use crate::{
     server::{Answer, Person},
 };
 
+mod faults;
+mod person;
+mod proxy;
+mod shared_rooms;
+
 /// A server and its client.
 struct Server {
     name: String,
@@ -34,10 +39,14 @@ fn free_port() -> u16 {
 impl Server {
     /// A server of this host, not started; `federation` is that section of its configuration.
     fn new(authority: &Authority, host: &str, certified: &[&str], federation: &str) -> Self {
-        let port = free_port();
-        let name = format!("{host}:{port}");
         let folder = tempfile::tempdir().unwrap();
         authority.certify(folder.path(), certified);
+        let port = free_port();
+        Self::named(folder, &format!("{host}:{port}"), port, federation)
+    }
+
+    /// A server of this name whose listener for others has another port: they reach it through something else.
+    fn named(folder: TempDir, name: &str, port: u16, federation: &str) -> Self {
         let path = folder.path().display();
         let config = format!(
             r#"
@@ -65,7 +74,7 @@ certificate_authorities = ["{path}/authority.pem"]
 "#
         );
         fs::write(folder.path().join("allod.toml"), config).unwrap();
-        Self { name, folder, running: None }
+        Self { name: name.to_owned(), folder, running: None }
     }
 
     fn started(mut self) -> Self {

@@ -30,6 +30,7 @@ use allod_server::{
     receipts::Receipts,
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
+    remote_keys::RemoteKeys,
     room_lookup::RoomLookup,
     rooms::Rooms,
     server_notices::ServerNotices,
@@ -159,6 +160,8 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
     /// Files that people upload, and those of other servers.
     pub media: Media,
     /// Previews of links.
@@ -223,6 +226,7 @@ impl App {
         let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
         let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
+        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -263,6 +267,7 @@ impl App {
             federation,
             media: amenities.media,
             previews: amenities.previews,
+            remote_keys,
             outbox,
             memberships,
             inbound,
@@ -290,6 +295,17 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
 fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
     let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
     federation.map_or_else(new, |federation| federation.egress.clone())
+}
+
+fn open_remote_keys(
+    base: &Base,
+    federation: Option<&Federation>,
+    users: &Users,
+    rooms: &Rooms,
+) -> Option<RemoteKeys> {
+    let client = federation?.client.clone();
+    let Base { database, clock, .. } = base.clone();
+    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

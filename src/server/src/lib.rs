@@ -38,6 +38,7 @@ pub mod random;
 pub mod receipts;
 pub mod registration;
 pub mod registration_tokens;
+pub mod remote_keys;
 pub mod retry;
 pub mod room_lookup;
 pub mod rooms;

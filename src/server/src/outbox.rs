@@ -26,6 +26,7 @@ use crate::{
     identity::Identity,
     keys::Keys,
     numbers::{Hash128, RoomNumber, UserNumber},
+    presence::Presence,
     random::Random,
     rooms::Rooms,
     tasks::Tasks,
@@ -45,6 +46,7 @@ mod devices;
 mod edus;
 mod fan_out;
 pub mod ledger;
+mod presence;
 pub mod queue;
 mod recipients;
 pub mod servers;
@@ -68,6 +70,8 @@ pub struct OutboxSources {
     pub keys: Keys,
     /// Who is typing.
     pub typing: Typing,
+    /// Who is online.
+    pub presence: Presence,
     /// Whom this server speaks to.
     pub policy: Policy,
     /// The server's name.
