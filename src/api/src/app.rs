@@ -225,8 +225,6 @@ impl App {
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
-        let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
-        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -267,11 +265,11 @@ impl App {
             federation,
             media: amenities.media,
             previews: amenities.previews,
-            remote_keys,
+            remote_keys: amenities.remote_keys,
             outbox,
             memberships,
             inbound,
-            checkpoints,
+            checkpoints: amenities.checkpoints,
             egress,
             stopping: tasks.stopping().clone(),
             tasks,
@@ -295,17 +293,6 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
 fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
     let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
     federation.map_or_else(new, |federation| federation.egress.clone())
-}
-
-fn open_remote_keys(
-    base: &Base,
-    federation: Option<&Federation>,
-    users: &Users,
-    rooms: &Rooms,
-) -> Option<RemoteKeys> {
-    let client = federation?.client.clone();
-    let Base { database, clock, .. } = base.clone();
-    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

@@ -3,10 +3,12 @@
 
 use allod_server::{
     accounts::Accounts,
+    backups::Checkpoints,
     egress::Egress,
     federation::Federation,
     media::{Media, MediaSources, Previews},
     profiles::Profiles,
+    remote_keys::RemoteKeys,
     rooms::Rooms,
     server_notices::{ServerNotices, ServerNoticesSources},
     spaces::Spaces,
@@ -26,6 +28,8 @@ pub(super) struct Amenities {
     pub(super) thread_subscriptions: ThreadSubscriptions,
     pub(super) succession: Succession,
     pub(super) user_directory: UserDirectory,
+    pub(super) remote_keys: Option<RemoteKeys>,
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl Amenities {
@@ -50,11 +54,26 @@ impl Amenities {
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(accounts.users().clone(), profiles.clone(), rooms.clone());
+        let remote_keys = client.clone().map(|client| {
+            let users = accounts.users().clone();
+            RemoteKeys::new(database.clone(), users, rooms.clone(), client, clock.clone())
+        });
+        let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let sources =
             MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
         let media = Media::open(sources).await?;
         let previews = Previews::new(media.clone(), config, clock, egress)?;
-        Ok(Self { media, previews, spaces, server_notices, thread_subscriptions, succession, user_directory })
+        Ok(Self {
+            media,
+            previews,
+            spaces,
+            server_notices,
+            thread_subscriptions,
+            succession,
+            user_directory,
+            remote_keys,
+            checkpoints,
+        })
     }
 }
