@@ -122,12 +122,12 @@ pub struct Services {
     pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
-    /// Searching rooms.
-    pub search: Search,
     /// Notices of the server to its users.
     pub server_notices: ServerNotices,
     /// The trees of spaces.
     pub spaces: Spaces,
+    /// Searching rooms.
+    pub search: Search,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -164,12 +164,12 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
     /// Application services, as their registrations tell of them.
     pub bridges: Bridges,
     /// What application services are sent and asked.
     pub appservices: Appservices,
-    /// Keys of users of other servers; none where federation is off.
-    pub remote_keys: Option<RemoteKeys>,
     /// Files that people upload, and those of other servers.
     pub media: Media,
     /// Previews of links.
@@ -226,18 +226,14 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
         let (sync, search) = rooms::start_sync(&base, &users, &rooms, &user_data);
-        let succession =
-            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let reach = Reach::open(&base, (&users, &devices), (&rooms, &sync), &user_data).await?;
         let outside = (reach.federation.as_ref(), &reach.egress);
-        let of_users = (&profiles, &user_data.tags);
+        let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { database, config, clock, random, tasks, .. } = base;
+        let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
-            checkpoints: Checkpoints::new(database, config.clone()),
-            user_directory: UserDirectory::new(users.clone(), profiles.clone(), rooms.clone()),
             clock,
             config,
             users,
@@ -254,8 +250,9 @@ impl App {
             thread_subscriptions: amenities.thread_subscriptions,
             server_notices: amenities.server_notices,
             spaces: amenities.spaces,
-            succession,
+            succession: amenities.succession,
             search,
+            user_directory: amenities.user_directory,
             sync,
             room_lookup,
             wakes: user_data.wakes,
@@ -277,10 +274,11 @@ impl App {
             appservices: reach.appservices,
             media: amenities.media,
             previews: amenities.previews,
-            remote_keys: reach.remote_keys,
+            remote_keys: amenities.remote_keys,
             outbox: reach.outbox,
             memberships: reach.memberships,
             inbound: reach.inbound,
+            checkpoints: amenities.checkpoints,
             egress: reach.egress,
             stopping: tasks.stopping().clone(),
             tasks,

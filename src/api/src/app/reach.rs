@@ -10,7 +10,6 @@ use allod_server::{
     notifications::Notifications,
     outbox::Outbox,
     pushers::Pushers,
-    remote_keys::RemoteKeys,
     rooms::Rooms,
     sync::Sync,
     users::Users,
@@ -30,7 +29,6 @@ pub(super) struct Reach {
     pub(super) outbox: Option<Outbox>,
     pub(super) memberships: RemoteMembership,
     pub(super) inbound: Option<Inbound>,
-    pub(super) remote_keys: Option<RemoteKeys>,
     pub(super) pushers: Pushers,
     pub(super) notifications: Notifications,
     pub(super) bridges: Bridges,
@@ -53,14 +51,12 @@ impl Reach {
         let (pushers, notifications) = push;
         let (bridges, appservices) = bridged;
         let inbound = inbound::open(base, federation.as_ref(), users, rooms, user_data).await?;
-        let remote_keys = open_remote_keys(base, federation.as_ref(), users, rooms);
         Ok(Self {
             federation,
             egress,
             outbox,
             memberships,
             inbound,
-            remote_keys,
             pushers,
             notifications,
             bridges,
@@ -79,15 +75,4 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
 fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
     let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
     federation.map_or_else(new, |federation| federation.egress.clone())
-}
-
-fn open_remote_keys(
-    base: &Base,
-    federation: Option<&Federation>,
-    users: &Users,
-    rooms: &Rooms,
-) -> Option<RemoteKeys> {
-    let client = federation?.client.clone();
-    let Base { database, clock, .. } = base.clone();
-    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
