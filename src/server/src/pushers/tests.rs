@@ -15,27 +15,18 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::{
-    account_data::AccountData,
     accounts::testing::id,
     audit::Actor,
     config::{Config, Live},
-    filters::Filters,
-    keys::Keys,
     notifications::Notifications,
-    presence::Presence,
-    push_rules::PushRules,
     receipts::{Marks, Receipts},
     rooms::{
         membership::MembershipOptions,
         send::{Caller, TransactionName},
         testing::Server,
     },
-    sync::SyncSources,
+    sync::testing,
     tables::SPACES,
-    thread_subscriptions::ThreadSubscriptions,
-    to_device::ToDevice,
-    typing::{Sequence, Typing},
-    wake::Wakes,
 };
 
 const URL: &str = "https://push.example/_matrix/push/v1/notify";
@@ -117,29 +108,8 @@ impl World {
         let (random, tasks) = (Random::seeded(9), server.tasks.clone());
         let (database, users, clock) =
             (server.fixture.database.clone(), server.fixture.users.clone(), server.fixture.clock.clone());
-        let account_data = AccountData::new(database.clone());
-        let (wakes, sequence) = (Wakes::new(), Sequence::new());
-        let devices = server.fixture.devices.clone();
-        let rooms = Arc::new(server.rooms.clone());
-        let receipts = Receipts::new(database.clone(), account_data.clone(), rooms, clock.clone());
-        let sources = SyncSources {
-            database: database.clone(),
-            users: users.clone(),
-            rooms: server.rooms.clone(),
-            push_rules: PushRules::new(account_data.clone()),
-            filters: Filters::new(database.clone()),
-            receipts: receipts.clone(),
-            typing: Typing::new(clock.clone(), wakes.clone(), sequence.clone()),
-            presence: Presence::new(clock.clone(), wakes.clone(), sequence.clone()),
-            to_device: ToDevice::new(database.clone(), users.clone(), devices.clone(), clock.clone()),
-            keys: Keys::new(database.clone(), users.clone(), devices),
-            account_data,
-            thread_subscriptions: ThreadSubscriptions::new(database.clone(), server.rooms.clone()),
-            sequence,
-            wakes,
-            clock: clock.clone(),
-        };
-        let sync = Sync::start(sources, &random, &tasks);
+        let (around, sync) = testing::start(&server);
+        let receipts = around.receipts;
         let config = Live::new(Config::default());
         let sources = PusherSources {
             database,
