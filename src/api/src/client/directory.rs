@@ -23,7 +23,9 @@ use ruma::{
         federation::directory::get_public_rooms_filtered::v1 as remote,
     },
     directory::{Filter, PublicRoomsChunk},
+    room::JoinRuleKind,
 };
+use serde::Serialize;
 
 use crate::{
     app::App,
@@ -31,6 +33,7 @@ use crate::{
     client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
+    response::{Response, json_response},
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -41,8 +44,8 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(room_aliases)
         .endpoint(get_room_visibility)
         .endpoint(set_room_visibility)
-        .endpoint(get_public_rooms)
-        .endpoint(get_public_rooms_filtered)
+        .raw_endpoint(get_public_rooms)
+        .raw_endpoint(get_public_rooms_filtered)
 }
 
 /// Servers that are told of as knowing a room.
@@ -118,39 +121,24 @@ async fn get_public_rooms(
     app: App,
     session: Option<Session>,
     request: public_rooms::Request,
-) -> Result<public_rooms::Response> {
+) -> Result<Response> {
     if session.is_none() && !app.config.get().rooms.directory_without_account {
         return Err(Error::missing_token());
     }
     let mut question = remote::Request::new();
     question.limit = request.limit;
     question.since = request.since;
-    let page = page_of(&app, request.server.as_deref(), question).await?;
-    let mut response = public_rooms::Response::new(page.chunk);
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    response.total_room_count_estimate = page.total;
-    Ok(response)
+    Ok(shown(&page_of(&app, request.server.as_deref(), question).await?))
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
-async fn get_public_rooms_filtered(
-    app: App,
-    _: Session,
-    request: filtered::Request,
-) -> Result<filtered::Response> {
+async fn get_public_rooms_filtered(app: App, _: Session, request: filtered::Request) -> Result<Response> {
     let mut question = remote::Request::new();
     question.limit = request.limit;
     question.since = request.since;
     question.filter = request.filter;
     question.room_network = request.room_network;
-    let page = page_of(&app, request.server.as_deref(), question).await?;
-    let mut response = filtered::Response::new();
-    response.chunk = page.chunk;
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    response.total_room_count_estimate = page.total;
-    Ok(response)
+    Ok(shown(&page_of(&app, request.server.as_deref(), question).await?))
 }
 
 /// A page of the directory.
@@ -159,6 +147,36 @@ pub(crate) struct Page {
     pub(crate) next_batch: Option<String>,
     pub(crate) prev_batch: Option<String>,
     pub(crate) total: Option<UInt>,
+}
+
+/// A page as clients are shown it. ruma leaves out the join rule of public rooms, which clients look for.
+fn shown(page: &Page) -> Response {
+    #[derive(Serialize)]
+    struct Entry<'a> {
+        #[serde(flatten)]
+        room: &'a PublicRoomsChunk,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        join_rule: Option<&'static str>,
+    }
+    #[derive(Serialize)]
+    struct Body<'a> {
+        chunk: Vec<Entry<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next_batch: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prev_batch: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total_room_count_estimate: Option<UInt>,
+    }
+    let entry =
+        |room| Entry { room, join_rule: (room.join_rule == JoinRuleKind::Public).then_some("public") };
+    let body = Body {
+        chunk: page.chunk.iter().map(entry).collect(),
+        next_batch: page.next_batch.as_deref(),
+        prev_batch: page.prev_batch.as_deref(),
+        total_room_count_estimate: page.total,
+    };
+    json_response(StatusCode::OK, &body)
 }
 
 /// A page of the directory of a server, this one or another.
