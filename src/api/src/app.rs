@@ -5,31 +5,37 @@ use std::{ops::Deref, sync::Arc};
 use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
+    backups::{self, Checkpoints},
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{EgressError, Names},
+    egress::{Egress, EgressError, Names},
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
     inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
-    media::{self, Media},
+    media::{self, Media, Previews},
+    notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
     push_rules::PushRules,
+    pushers::Pushers,
     random::Random,
     receipts::Receipts,
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
+    remote_keys::RemoteKeys,
     room_lookup::RoomLookup,
     rooms::Rooms,
+    server_notices::ServerNotices,
     sessions::Sessions,
+    spaces::Spaces,
     succession::Succession,
     sync::Sync,
     tags::Tags,
@@ -44,12 +50,16 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
+use self::{
+    accounts::AccountServices, amenities::Amenities, outbound::Outbound, user_data::UserDataServices,
+};
 use crate::limits::Limits;
 
 mod accounts;
+mod amenities;
 mod inbound;
 mod outbound;
+mod push;
 mod rooms;
 mod upkeep;
 mod user_data;
@@ -110,6 +120,10 @@ pub struct Services {
     pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
+    /// Notices of the server to its users.
+    pub server_notices: ServerNotices,
+    /// The trees of spaces.
+    pub spaces: Spaces,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -128,6 +142,10 @@ pub struct Services {
     pub filters: Filters,
     /// Push rules.
     pub push_rules: PushRules,
+    /// Where notifications are sent.
+    pub pushers: Pushers,
+    /// Lists of what users were notified of.
+    pub notifications: Notifications,
     /// Receipts and read markers.
     pub receipts: Receipts,
     /// Who is typing.
@@ -142,14 +160,22 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
-    /// Files that people upload.
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
+    /// Files that people upload, and those of other servers.
     pub media: Media,
+    /// Previews of links.
+    pub previews: Previews,
     /// What is sent to other servers; none where federation is off.
     pub outbox: Option<Outbox>,
     /// Memberships that may need other servers.
     pub memberships: RemoteMembership,
     /// What other servers send and ask; none where federation is off.
     pub inbound: Option<Inbound>,
+    /// Copies of the database, for backups.
+    pub checkpoints: Checkpoints,
+    /// Whom this server has spoken to.
+    pub egress: Egress,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -181,16 +207,9 @@ pub enum OpenError {
 impl App {
     /// Makes all services. The configuration is read as it is now, except where a service takes it live.
     pub async fn open(base: Base) -> Result<Self, OpenError> {
-        let AccountServices {
-            users,
-            devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
-        } = AccountServices::open(&base).await?;
+        backups::settle(&base.database, &base.config.get()).await?;
+        let own = AccountServices::open(&base).await?;
+        let (users, devices) = (own.users, own.devices);
         let settings = open_settings(&base);
         let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
@@ -200,12 +219,17 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
-        let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
-        let media = open_media(&base).await?;
         let federation = open_federation(&base)?;
+        let egress = open_egress(&base, federation.as_ref());
+        let outside = (federation.as_ref(), &egress);
+        let of_users = (&profiles, &user_data.tags);
+        let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
+        let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
+        let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
+        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -213,16 +237,18 @@ impl App {
             config,
             users,
             devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
+            sessions: own.sessions,
+            accounts: own.accounts,
+            registration_tokens: own.registration_tokens,
+            uiaa: own.uiaa,
+            registration: own.registration,
+            shared_secret: own.shared_secret,
             profiles,
             rooms,
             delayed_events,
-            thread_subscriptions,
+            thread_subscriptions: amenities.thread_subscriptions,
+            server_notices: amenities.server_notices,
+            spaces: amenities.spaces,
             succession,
             user_directory,
             sync,
@@ -233,6 +259,8 @@ impl App {
             tags: user_data.tags,
             filters: user_data.filters,
             push_rules: user_data.push_rules,
+            pushers,
+            notifications,
             receipts: user_data.receipts,
             typing: user_data.typing,
             presence: user_data.presence,
@@ -240,10 +268,14 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
-            media,
+            media: amenities.media,
+            previews: amenities.previews,
+            remote_keys,
             outbox,
             memberships,
             inbound,
+            checkpoints,
+            egress,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
@@ -256,15 +288,27 @@ fn open_settings(base: &Base) -> (AccountData, PushRules) {
     (account_data.clone(), PushRules::new(account_data))
 }
 
-async fn open_media(base: &Base) -> Result<Media, OpenError> {
-    let Base { database, config, clock, random, tasks, .. } = base.clone();
-    Ok(Media::open(database, config, clock, random, tasks).await?)
-}
-
 fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
     let Base { database, config, clock, identity, tasks, .. } = base.clone();
     let names = Names::system();
     Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
+}
+
+/// The gate of all requests to other machines.
+fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
+    let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
+    federation.map_or_else(new, |federation| federation.egress.clone())
+}
+
+fn open_remote_keys(
+    base: &Base,
+    federation: Option<&Federation>,
+    users: &Users,
+    rooms: &Rooms,
+) -> Option<RemoteKeys> {
+    let client = federation?.client.clone();
+    let Base { database, clock, .. } = base.clone();
+    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

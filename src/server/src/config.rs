@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod accounts;
+mod backup;
 mod egress;
 mod ephemeral;
 mod example;
@@ -15,7 +16,9 @@ mod limits;
 mod listeners;
 mod logging;
 mod media;
+mod notices;
 mod option;
+mod push;
 mod read;
 mod reload;
 mod rooms;
@@ -26,15 +29,18 @@ mod value;
 
 pub use self::{
     accounts::{Accounts, Registration},
+    backup::Backup,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
-    federation::{Federation, FederationMode},
+    federation::{Federation, FederationMode, PartnerRule, Refusable},
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
     media::Media,
+    notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
+    push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
     rooms::{ROOM_VERSIONS, Rooms, Who},
@@ -77,12 +83,15 @@ sections! {
     server: Server,
     listeners: Listeners,
     storage: Storage,
+    backup: Backup,
     accounts: Accounts,
     rooms: Rooms,
     federation: Federation,
     egress: Egress,
     ephemeral: Ephemeral,
     media: Media,
+    push: Push,
+    notices: Notices,
     limits: Limits,
     logging: Logging,
 }

@@ -4,7 +4,7 @@
 //! position, so that a sync reads only those set since. Private receipts are shown to nobody but their user.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -213,6 +213,41 @@ impl Receipts {
             }
         }
         Ok(changes)
+    }
+
+    /// Whether anybody may have set a receipt in a room after `since`, private ones included; found out in memory.
+    pub fn may_have_changed(&self, room: RoomNumber, since: Position) -> bool {
+        self.last_changes.since(room, since) != Changed::No
+    }
+
+    /// The `m.receipt` content of the latest receipts at some events of a room that `user` may see, of all their own, and of
+    /// all set after `since`, up to `upto`. Of two receipts of one user at one event it has one.
+    pub async fn at_events(
+        &self,
+        room: RoomNumber,
+        events: &HashSet<String>,
+        user: UserNumber,
+        (since, upto): (Option<Position>, Position),
+    ) -> Result<Option<Box<RawValue>>, Error> {
+        if !self.has_receipts(room).await? {
+            return Ok(None);
+        }
+        let shared = self.shared.load(Ordering::Relaxed);
+        let is_visible = |kind, of| of == user || (shared && kind == ReceiptKind::Public);
+        let mut rows = self.latest(room, user, upto).await?;
+        rows.retain(|(kind, of, receipt)| {
+            is_visible(*kind, *of) && (*of == user || events.contains(receipt.event_id.as_str()))
+        });
+        if let Some(since) = since {
+            let new = self.changed(room, since, upto).await?;
+            let is_there = |(kind, of, receipt): &(ReceiptKind, UserNumber, StoredReceipt)| {
+                rows.iter().any(|(other, by, row)| other == kind && by == of && row == receipt)
+            };
+            let new: Vec<_> =
+                new.into_iter().filter(|row| is_visible(row.0, row.1) && !is_there(row)).collect();
+            rows.extend(new);
+        }
+        Ok(contents(rows.iter().map(|(kind, _, receipt)| (*kind, receipt))).into_iter().next())
     }
 
     /// The user's receipts in a room, one for each kind and thread.

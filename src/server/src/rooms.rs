@@ -51,6 +51,7 @@ pub mod pagination;
 pub mod partial;
 pub mod policy;
 mod power;
+mod pushing;
 pub mod read;
 pub mod relations;
 mod render;

@@ -4,7 +4,7 @@
 //! are read up to there, and what is newer belongs to the next answer. The cost follows what changed: rooms are looked
 //! at only if their last event, kept in memory (`activity`), is newer than the token.
 //!
-//! Owns no rows. Each kind of sync is a view over `room_delta`: [`v3`] is `GET /sync`.
+//! Owns no rows. Each kind of sync is a view over `room_delta`: [`v3`] is `GET /sync`, [`sliding`] simplified sliding sync.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,8 +18,15 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    activity::Activity, follow::Follower, lazy::ToldMembers, members::RoomMembers, memberships::Memberships,
-    room_delta::RoomReader, tail::Tails, unread::Unread,
+    activity::Activity,
+    follow::Follower,
+    lazy::ToldMembers,
+    members::RoomMembers,
+    memberships::Memberships,
+    room_delta::RoomReader,
+    sliding::{Connections, Facts},
+    tail::Tails,
+    unread::Unread,
 };
 use crate::{
     account_data::AccountData,
@@ -34,6 +41,7 @@ use crate::{
     receipts::Receipts,
     rooms::Rooms,
     tasks::Tasks,
+    thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     typing::{Sequence, Typing},
     users::Users,
@@ -41,17 +49,23 @@ use crate::{
 };
 
 pub mod activity;
+mod badge;
+mod device_lists;
 mod follow;
 mod json;
 mod key_changes;
 mod lazy;
 pub mod members;
 pub mod memberships;
+mod outside;
 mod partial;
 mod plan;
 mod prefetch;
 mod quiet;
 mod room_delta;
+mod sharing;
+pub mod sliding;
+mod state_after;
 mod summary;
 mod tail;
 mod timeline;
@@ -93,6 +107,8 @@ pub struct SyncSources {
     pub to_device: ToDevice,
     /// Keys of devices and users.
     pub keys: Keys,
+    /// Which threads users follow.
+    pub thread_subscriptions: ThreadSubscriptions,
     /// The numbers of changes of typing and presence.
     pub sequence: Sequence,
     /// Who waits.
@@ -121,6 +137,10 @@ struct Inner {
     key_counts: Cache<DeviceNumber, Arc<(Position, Counts)>>,
     /// What is unread in rooms for users.
     unread: Cache<(RoomNumber, UserNumber), Arc<Unread>>,
+    /// Connections of sliding syncs.
+    connections: Connections,
+    /// What their lists are filtered by.
+    facts: Facts,
 }
 
 impl std::fmt::Debug for Inner {
@@ -183,6 +203,8 @@ impl Sync {
             empty_inboxes: Cache::new(EMPTY_INBOXES_KEPT_MAX),
             key_counts: Cache::new(KEY_COUNTS_KEPT_MAX),
             unread: Cache::new(UNREAD_KEPT_MAX),
+            connections: Connections::new(random),
+            facts: Facts::new(),
         }))
     }
 

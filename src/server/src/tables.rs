@@ -22,10 +22,12 @@ pub mod inbox;
 pub mod keys;
 pub mod media;
 pub mod meta;
+pub mod notices;
 pub mod notified;
 pub mod outbox;
 pub mod partial;
 pub mod profiles;
+pub mod push;
 pub mod rooms;
 pub mod threads;
 pub mod upkeep;
@@ -324,9 +326,11 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         meta::TABLES,
         accounts::TABLES,
         rooms::TABLES,
+        notices::TABLES,
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
+        push::TABLES,
         keys::TABLES,
         inbox::TABLES,
         inbound::TABLES,

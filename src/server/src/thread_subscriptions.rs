@@ -3,9 +3,11 @@
 //! A subscription is made by hand, or by a client of its own accord because of an event in the thread. Who has unsubscribed
 //! is subscribed of its own accord only because of a later event.
 
+use std::{fmt, str::FromStr};
+
 use allod_matrix::relation::relates_to;
 use allod_storage::{CommitError, Position};
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId, OwnedRoomId};
 
 use crate::{
     database::{Database, Error, Range, Write},
@@ -52,6 +54,52 @@ pub struct SubscriptionChange {
     pub position: Position,
     /// What it is now.
     pub now: ThreadSubscriptionRow,
+}
+
+/// The same by the names that clients know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedChange {
+    /// The room.
+    pub room_id: OwnedRoomId,
+    /// The root of the thread.
+    pub root: OwnedEventId,
+    /// When it was made.
+    pub position: Position,
+    /// What it is now.
+    pub now: ThreadSubscriptionRow,
+}
+
+/// A page of changes, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChangesPage {
+    /// The changes.
+    pub changes: Vec<NamedChange>,
+    /// Where going back goes on, if there are older ones.
+    pub more: Option<ChangesToken>,
+}
+
+/// A point before which the changes of a user's subscriptions are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangesToken(pub Position);
+
+/// The text is no token of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a token of changes of subscriptions")]
+pub struct BadChangesToken;
+
+impl fmt::Display for ChangesToken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "h{}", self.0)
+    }
+}
+
+impl FromStr for ChangesToken {
+    type Err = BadChangesToken;
+
+    fn from_str(text: &str) -> Result<Self, BadChangesToken> {
+        let number = text.strip_prefix('h').and_then(|number| number.parse().ok());
+        number.map(|number| Self(Position::new(number))).ok_or(BadChangesToken)
+    }
 }
 
 /// The service.
@@ -146,6 +194,39 @@ impl ThreadSubscriptions {
             Some(SubscriptionChange { room, root, position: row.position, now: row.value })
         });
         Ok(changes.collect())
+    }
+
+    /// A page of a user's changes after `since` and before a point, or up to the newest, at most `limit` of them.
+    pub async fn history(
+        &self,
+        user: UserNumber,
+        since: Option<Position>,
+        before: Option<ChangesToken>,
+        limit: usize,
+    ) -> Result<ChangesPage, Error> {
+        let upto = before.map_or(u64::MAX, |ChangesToken(before)| before.get()).saturating_sub(1);
+        self.page(user, since.unwrap_or_default(), Position::new(upto), limit).await
+    }
+
+    /// A page of a user's changes after `since` and up to `upto`, at most `limit` of them.
+    pub async fn page(
+        &self,
+        user: UserNumber,
+        since: Position,
+        upto: Position,
+        limit: usize,
+    ) -> Result<ChangesPage, Error> {
+        let mut changes = self.changes(user, since, upto, limit.saturating_add(1)).await?;
+        let more = changes.len() > limit;
+        changes.truncate(limit);
+        let more = changes.last().filter(|_| more).map(|change| ChangesToken(change.position));
+        let mut named = Vec::with_capacity(changes.len());
+        for SubscriptionChange { room, root, position, now } in changes {
+            let root = self.rooms.events().load(room, root).await?.id()?;
+            let room_id = self.rooms.get(room).await?.room_id.clone();
+            named.push(NamedChange { room_id, root, position, now });
+        }
+        Ok(ChangesPage { changes: named, more })
     }
 
     async fn key(&self, view: &View, root: &EventId) -> Result<Key, SubscriptionError> {

@@ -151,6 +151,12 @@ impl Typing {
         rooms.iter().any(|(room, state)| state.version > since && wanted.contains(room.0))
     }
 
+    /// The rooms where anybody started or stopped typing after the change `since`.
+    pub fn changed_rooms(&self, since: u64) -> RoaringBitmap {
+        let rooms = self.rooms();
+        rooms.iter().filter(|(_, state)| state.version > since).map(|(room, _)| room.0).collect()
+    }
+
     /// What changed in these rooms after the change `since`: who is typing there now, perhaps nobody.
     pub fn changes(
         &self,

@@ -7,6 +7,7 @@ use allod_server::{
     push_rules::PushRules,
     rooms::{RoomOptions, RoomSources, Rooms},
     sync::{Sync, SyncSources},
+    thread_subscriptions::ThreadSubscriptions,
     users::Users,
 };
 
@@ -54,6 +55,7 @@ pub(super) fn start_sync(base: &Base, users: &Users, rooms: &Rooms, user_data: &
         presence: user_data.presence.clone(),
         to_device: user_data.to_device.clone(),
         keys: user_data.keys.clone(),
+        thread_subscriptions: ThreadSubscriptions::new(base.database.clone(), rooms.clone()),
         sequence: user_data.ephemeral.clone(),
         wakes: user_data.wakes.clone(),
         clock: base.clock.clone(),

@@ -23,9 +23,9 @@ use ruma::{
         federation::directory::get_public_rooms_filtered::v1 as remote,
     },
     directory::{Filter, PublicRoomsChunk},
-    room::JoinRuleKind,
 };
-use serde::Serialize;
+
+use serde_json::{Map, Value};
 
 use crate::{
     app::App,
@@ -33,7 +33,7 @@ use crate::{
     client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
-    response::{Response, json_response},
+    response::{Response, json_bytes},
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -128,7 +128,8 @@ async fn get_public_rooms(
     let mut question = remote::Request::new();
     question.limit = request.limit;
     question.since = request.since;
-    Ok(shown(&page_of(&app, request.server.as_deref(), question).await?))
+    let page = page_of(&app, request.server.as_deref(), question).await?;
+    page.respond()
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
@@ -138,7 +139,8 @@ async fn get_public_rooms_filtered(app: App, _: Session, request: filtered::Requ
     question.since = request.since;
     question.filter = request.filter;
     question.room_network = request.room_network;
-    Ok(shown(&page_of(&app, request.server.as_deref(), question).await?))
+    let page = page_of(&app, request.server.as_deref(), question).await?;
+    page.respond()
 }
 
 /// A page of the directory.
@@ -149,34 +151,26 @@ pub(crate) struct Page {
     pub(crate) total: Option<UInt>,
 }
 
-/// A page as clients are shown it. ruma leaves out the join rule of public rooms, which clients look for.
-fn shown(page: &Page) -> Response {
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        #[serde(flatten)]
-        room: &'a PublicRoomsChunk,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        join_rule: Option<&'static str>,
+impl Page {
+    /// The page as clients get it: with the join rule of every room, which ruma leaves out where the rule is the usual one.
+    fn respond(self) -> Result<Response> {
+        let rooms: Result<Vec<Value>, _> = self.chunk.iter().map(serde_json::to_value).collect();
+        let mut rooms = rooms.map_err(Error::internal)?;
+        for room in rooms.iter_mut().filter_map(Value::as_object_mut) {
+            room.entry("join_rule").or_insert_with(|| "public".into());
+        }
+        let mut body = Map::new();
+        body.insert("chunk".to_owned(), rooms.into());
+        for (name, token) in [("next_batch", self.next_batch), ("prev_batch", self.prev_batch)] {
+            if let Some(token) = token {
+                body.insert(name.to_owned(), token.into());
+            }
+        }
+        if let Some(total) = self.total {
+            body.insert("total_room_count_estimate".to_owned(), u64::from(total).into());
+        }
+        Ok(json_bytes(Value::Object(body).to_string()))
     }
-    #[derive(Serialize)]
-    struct Body<'a> {
-        chunk: Vec<Entry<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        next_batch: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        prev_batch: Option<&'a str>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        total_room_count_estimate: Option<UInt>,
-    }
-    let entry =
-        |room| Entry { room, join_rule: (room.join_rule == JoinRuleKind::Public).then_some("public") };
-    let body = Body {
-        chunk: page.chunk.iter().map(entry).collect(),
-        next_batch: page.next_batch.as_deref(),
-        prev_batch: page.prev_batch.as_deref(),
-        total_room_count_estimate: page.total,
-    };
-    json_response(StatusCode::OK, &body)
 }
 
 /// A page of the directory of a server, this one or another.

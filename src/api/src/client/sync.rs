@@ -23,8 +23,10 @@ use crate::{
     response::{Response, json_bytes},
 };
 
+mod sliding;
+
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes.raw_endpoint(sync_events)
+    routes.raw_endpoint(sync_events).raw_endpoint(sliding::sliding_sync)
 }
 
 /// `GET /_matrix/client/v3/sync`
@@ -46,7 +48,12 @@ async fn sync_events(app: App, caller: Guest, sync: SyncEvents) -> Result<Respon
         presence: request.set_presence,
     };
     let body = app.sync.v3(request).await?;
-    // Who was signed out while waiting gets nothing of what came meanwhile.
+    still_signed_in(&app, &caller, epoch).await?;
+    Ok(json_bytes(body))
+}
+
+/// Who was signed out while waiting gets nothing of what came meanwhile.
+async fn still_signed_in(app: &App, caller: &Guest, epoch: u64) -> Result<()> {
     if app.users.epoch(caller.user) != epoch
         && app
             .devices
@@ -56,7 +63,7 @@ async fn sync_events(app: App, caller: Guest, sync: SyncEvents) -> Result<Respon
     {
         return Err(Error::unknown_token(false));
     }
-    Ok(json_bytes(body))
+    Ok(())
 }
 
 /// ruma's request, and the parameter that `use_state_after` was before it was accepted (MSC4222).

@@ -16,13 +16,15 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// Features outside the advertised versions. A feature is named here by the commit that serves it.
-const UNSTABLE_FEATURES: [&str; 6] = [
+const UNSTABLE_FEATURES: [&str; 8] = [
     "org.matrix.msc3391",
     "org.matrix.msc3874",
     "org.matrix.msc3890",
     "org.matrix.msc4140",
     "org.matrix.msc4155",
     "org.matrix.msc4306",
+    "org.matrix.msc4308",
+    "org.matrix.simplified_msc3575",
 ];
 
 pub(crate) fn routes(routes: Routes) -> Routes {

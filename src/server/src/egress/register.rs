@@ -12,6 +12,10 @@ use std::{
 pub enum Purpose {
     /// Other Matrix servers: discovery, keys, rooms.
     Federation,
+    /// Push gateways, which users' applications name.
+    Push,
+    /// Pages of the web, for previews of links.
+    Preview,
 }
 
 impl Purpose {
@@ -19,6 +23,8 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Self::Federation => "federation",
+            Self::Push => "push",
+            Self::Preview => "previews of links",
         }
     }
 }

@@ -108,6 +108,14 @@ impl Activity {
         (last > 0).then_some(Position::new(last))
     }
 
+    /// The last events of rooms, in their order, where they are known.
+    pub fn last_events(&self, rooms: &[RoomNumber]) -> Vec<Option<Position>> {
+        let events = self.0.events.read().unwrap_or_else(PoisonError::into_inner);
+        let last =
+            |room: &RoomNumber| events.get(index(*room)).map_or(0, |last| last.load(Ordering::Acquire));
+        rooms.iter().map(last).map(|last| (last > 0).then_some(Position::new(last))).collect()
+    }
+
     /// Of these rooms, those that may have an event after `since`, and those of which nothing is known.
     pub fn split_by_last_event(
         &self,

@@ -1,6 +1,6 @@
-//! Which members a device has been told of, so that lazily loaded members are not repeated.
+//! Which members a device, or one of its connections, has been told of, so that lazily loaded members are not repeated.
 //!
-//! In memory and bounded: what is lost is told again. What was put into a response counts as told only when the device
+//! In memory and bounded: what is lost is told again. What was put into a response counts as told only when the listener
 //! comes back with that response's token or a later one, so a response that got lost costs nothing but a repetition.
 
 use std::{
@@ -14,28 +14,37 @@ use quick_cache::{Weighter, sync::Cache};
 
 use crate::numbers::{DeviceNumber, EventNumber, RoomNumber};
 
-/// Members remembered for all devices together.
+/// Members remembered for all listeners together.
 const MEMBERS_MAX: u64 = 200_000;
-/// Members remembered for one device and room.
+/// Members remembered for one listener and room.
 const MEMBERS_PER_ROOM_MAX: usize = 2_000;
 /// What an entry weighs besides its members.
 const ENTRY_WEIGHT: u64 = 4;
+
+/// Who is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Listener {
+    /// A device that syncs with `/v3/sync`.
+    Device(DeviceNumber),
+    /// A connection of a sliding sync.
+    Connection(u64),
+}
 
 type Told = Arc<HashMap<EntryKey, (EventNumber, Position)>>;
 
 #[derive(Clone)]
 struct ByMembers;
 
-impl Weighter<(DeviceNumber, RoomNumber), Told> for ByMembers {
-    fn weight(&self, _key: &(DeviceNumber, RoomNumber), told: &Told) -> u64 {
+impl Weighter<(Listener, RoomNumber), Told> for ByMembers {
+    fn weight(&self, _key: &(Listener, RoomNumber), told: &Told) -> u64 {
         u64::try_from(told.len()).unwrap_or(u64::MAX).saturating_add(ENTRY_WEIGHT)
     }
 }
 
-/// What devices have been told.
+/// What listeners have been told.
 #[derive(Clone)]
 pub(crate) struct ToldMembers {
-    cache: Arc<Cache<(DeviceNumber, RoomNumber), Told, ByMembers>>,
+    cache: Arc<Cache<(Listener, RoomNumber), Told, ByMembers>>,
     /// Serialises changes; they are short.
     changing: Arc<Mutex<()>>,
 }
@@ -56,16 +65,16 @@ impl ToldMembers {
         }
     }
 
-    /// Of these members (by state entry and event), those that a device whose token is at `since` was not told yet.
+    /// Of these members (by state entry and event), those that a listener whose token is at `since` was not told yet.
     /// With `since` absent it knows none.
     pub(crate) fn untold(
         &self,
-        device: DeviceNumber,
+        listener: Listener,
         room: RoomNumber,
         since: Option<Position>,
         members: &[(EntryKey, EventNumber)],
     ) -> Vec<(EntryKey, EventNumber)> {
-        let told = since.and_then(|since| Some((since, self.cache.get(&(device, room))?)));
+        let told = since.and_then(|since| Some((since, self.cache.get(&(listener, room))?)));
         let Some((since, told)) = told else { return members.to_vec() };
         let is_told = |key: &EntryKey, event: &EventNumber| {
             told.get(key).is_some_and(|(known, at)| known == event && *at <= since)
@@ -73,10 +82,10 @@ impl ToldMembers {
         members.iter().filter(|(key, event)| !is_told(key, event)).copied().collect()
     }
 
-    /// Remembers what a response at `at` tells a device whose token was `since`.
+    /// Remembers what a response at `at` tells a listener whose token was `since`.
     pub(crate) fn tell(
         &self,
-        device: DeviceNumber,
+        listener: Listener,
         room: RoomNumber,
         since: Option<Position>,
         at: Position,
@@ -86,12 +95,12 @@ impl ToldMembers {
             return;
         }
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (device, room);
+        let key = (listener, room);
         let mut told = match (since, self.cache.get(&key)) {
             (Some(_), Some(told)) => (*told).clone(),
             _ => HashMap::new(),
         };
-        // What was told in responses after this device's token got lost.
+        // What was told in responses after this token got lost.
         told.retain(|_, (_, told_at)| since.is_some_and(|since| *told_at <= since));
         if told.len().saturating_add(members.len()) > MEMBERS_PER_ROOM_MAX {
             told.clear();
@@ -109,7 +118,7 @@ impl ToldMembers {
 mod tests {
     use super::*;
 
-    const DEVICE: DeviceNumber = DeviceNumber(1);
+    const DEVICE: Listener = Listener::Device(DeviceNumber(1));
     const ROOM: RoomNumber = RoomNumber(1);
     const ALICE: (EntryKey, EventNumber) = (EntryKey([1; 16]), EventNumber(5));
     const BOB: (EntryKey, EventNumber) = (EntryKey([2; 16]), EventNumber(6));
@@ -123,7 +132,7 @@ mod tests {
         assert_eq!(told.untold(DEVICE, ROOM, P(10), &[ALICE, BOB]), [BOB]);
         let renamed = (ALICE.0, EventNumber(9));
         assert_eq!(told.untold(DEVICE, ROOM, P(10), &[renamed]), [renamed]);
-        assert_eq!(told.untold(DeviceNumber(2), ROOM, P(10), &[ALICE]), [ALICE]);
+        assert_eq!(told.untold(Listener::Device(DeviceNumber(2)), ROOM, P(10), &[ALICE]), [ALICE]);
     }
 
     #[test]

@@ -3,10 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allod_matrix::state::EntryKey;
+use allod_matrix::state::{Difference, EntryKey};
+use allod_storage::Position;
 
-use super::{room_delta::RoomReader, timeline::Timeline};
-use crate::{database::Error, numbers::EventNumber, rooms::Room};
+use super::{Inner, room_delta::RoomReader, timeline::Timeline};
+use crate::{
+    database::Error,
+    numbers::EventNumber,
+    rooms::{Room, partial::Completeness},
+};
 
 /// A member whose event is needed, and the event that counts where the state has none.
 pub(super) type Needed = (EntryKey, Option<EventNumber>);
@@ -33,5 +38,32 @@ impl RoomReader {
             }
         }
         Ok(keys.into_iter().map(|key| (key, cited.get(&key).copied())).collect())
+    }
+}
+
+impl Inner {
+    /// What changed in a room in a window, without those who only became known when it became whole; none if it did not.
+    /// Of who is in a room that is not encrypted, devices need not be looked at for that.
+    pub(super) async fn changed_but_for_wholeness(
+        &self,
+        room: &Room,
+        since: Position,
+        until: Position,
+    ) -> Result<Option<Vec<Difference>>, Error> {
+        let Completeness::WholeSince(at) = self.sources.rooms.completeness(room.number).await? else {
+            return Ok(None);
+        };
+        if at <= since || at > until || self.members.is_encrypted(room.number).await? {
+            return Ok(None);
+        }
+        let states = self.sources.rooms.states();
+        let before = Position::new(at.get().saturating_sub(1));
+        let known = states.root_at(room.number, since).await?;
+        let partial = states.root_at(room.number, before).await?;
+        let whole = states.root_at(room.number, at).await?;
+        let now = states.root_at(room.number, until).await?;
+        let mut changed = states.diff(room, known, partial).await?;
+        changed.extend(states.diff(room, whole, now).await?);
+        Ok(Some(changed))
     }
 }

@@ -18,7 +18,7 @@ use allod_storage::Position;
 
 use super::{
     activity::Activity,
-    lazy::ToldMembers,
+    lazy::{Listener, ToldMembers},
     partial::Needed,
     prefetch::Prefetched,
     summary::Summary,
@@ -82,8 +82,10 @@ pub(crate) struct StateWish<'a> {
 /// How members are loaded lazily.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LazyMembers {
-    /// Repeat members that the device was told of.
+    /// Repeat members that the listener was told of.
     pub(crate) redundant: bool,
+    /// Whom they are told; nobody whose knowledge is kept, without.
+    pub(crate) listener: Option<Listener>,
 }
 
 /// What happened in a room.
@@ -201,7 +203,12 @@ impl RoomReader {
     }
 
     /// Whether the room's current state changed in a window.
-    async fn state_changed(&self, room: &Room, since: Position, until: Position) -> Result<bool, Error> {
+    pub(super) async fn state_changed(
+        &self,
+        room: &Room,
+        since: Position,
+        until: Position,
+    ) -> Result<bool, Error> {
         if since >= until
             || (until <= self.activity.followed() && !self.activity.state_changed(room.number, since))
         {
@@ -287,7 +294,7 @@ impl RoomReader {
         Ok(before_timeline(base, &states.along, |key| shown.contains(&key)))
     }
 
-    async fn whole_state(
+    pub(super) async fn whole_state(
         &self,
         room: &Room,
         tree: StateRoot,
@@ -333,8 +340,8 @@ impl RoomReader {
         self.with_cited(&view.room, timeline, keys.collect()).await
     }
 
-    /// Adds the member events of the state that are needed and not known to the device.
-    async fn add_members(
+    /// Adds the member events of the state that are needed and not known to the listener.
+    pub(super) async fn add_members(
         &self,
         view: &View,
         window: Window,
@@ -352,15 +359,15 @@ impl RoomReader {
             .filter(|(key, _)| !entries.contains_key(key))
             .collect();
         let room = view.room.number;
-        if let Some(device) = view.caller.device {
+        if let Some(listener) = lazy.listener {
             if !lazy.redundant {
-                members = self.told.untold(device, room, window.since, &members);
+                members = self.told.untold(listener, room, window.since, &members);
             }
             let prefix = view.room.hash_key.type_prefix("m.room.member");
             let others = entries.iter().filter(|(key, _)| key.type_prefix() == prefix);
             let others = others.map(|(key, number)| (*key, EventNumber(*number)));
             let all: Vec<_> = members.iter().copied().chain(others).collect();
-            self.told.tell(device, room, window.since, window.until, &all);
+            self.told.tell(listener, room, window.since, window.until, &all);
         }
         entries.extend(members.into_iter().map(|(key, number)| (key, number.0)));
         Ok(())

@@ -37,18 +37,39 @@ impl RoomReader {
         tree: StateRoot,
         head: Option<&Stamped<HeadRecord>>,
     ) -> Result<Summary, Error> {
+        self.summary_unless(view, tree, head, &["m.room.name", "m.room.canonical_alias"]).await
+    }
+
+    /// The same, where a room that has an alias and no name has heroes all the same.
+    pub(super) async fn summary_despite_alias(
+        &self,
+        view: &View,
+        tree: StateRoot,
+        head: Option<&Stamped<HeadRecord>>,
+    ) -> Result<Summary, Error> {
+        self.summary_unless(view, tree, head, &["m.room.name"]).await
+    }
+
+    /// A summary with heroes unless state of one of these types names the room.
+    async fn summary_unless(
+        &self,
+        view: &View,
+        tree: StateRoot,
+        head: Option<&Stamped<HeadRecord>>,
+        naming: &[&str],
+    ) -> Result<Summary, Error> {
         let (joined, invited) = if let Some(head) = head {
             (head.value.joined, head.value.invited)
         } else {
             let head = self.database.get::<RoomHead>(&view.room.number).await?;
             head.map_or((0, 0), |head| (head.value.joined, head.value.invited))
         };
-        let heroes =
-            if self.has_name(&view.room, tree).await? { Vec::new() } else { self.heroes(view).await? };
+        let named = self.has_name(&view.room, tree, naming).await?;
+        let heroes = if named { Vec::new() } else { self.heroes(view).await? };
         Ok(Summary { heroes, joined, invited })
     }
 
-    async fn has_name(&self, room: &Room, tree: StateRoot) -> Result<bool, Error> {
+    async fn has_name(&self, room: &Room, tree: StateRoot, naming: &[&str]) -> Result<bool, Error> {
         #[derive(Default, Deserialize)]
         struct Content {
             #[serde(default)]
@@ -56,10 +77,7 @@ impl RoomReader {
             #[serde(default)]
             alias: Option<String>,
         }
-        let keys = [
-            room.hash_key.entry_key("m.room.name", ""),
-            room.hash_key.entry_key("m.room.canonical_alias", ""),
-        ];
+        let keys: Vec<_> = naming.iter().map(|kind| room.hash_key.entry_key(kind, "")).collect();
         let numbers: Vec<_> =
             self.rooms.states().get_many(room, tree, &keys).await?.into_iter().flatten().collect();
         for event in self.rooms.events().load_many(room.number, &numbers).await? {

@@ -1,7 +1,8 @@
 //! Tokens of sync: where in the log a client is, and what it knows of what is in memory only.
 //!
 //! Opaque to clients, never stored. Their form is `s<generation>_<position>_<boot>.<ephemeral>`, and `.<inbox>` behind
-//! it if the device's inbox was not delivered up to the position.
+//! it if the device's inbox was not delivered up to the position. A `pos` of a sliding sync is such a token, with what it
+//! says of the connection behind a `~`; wherever a token of `/sync` is taken, it stands for the same point.
 
 use std::{fmt, str::FromStr};
 
@@ -48,6 +49,7 @@ impl FromStr for SyncToken {
                 text.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).ok_or(BadSyncToken)?;
             text.parse().map_err(|_| BadSyncToken)
         }
+        let text = text.split_once('~').map_or(text, |(token, _)| token);
         let mut parts = text.strip_prefix('s').ok_or(BadSyncToken)?.split('_');
         let generation = number(parts.next())?;
         let position = Position::new(number(parts.next())?);
@@ -81,6 +83,7 @@ mod tests {
         };
         assert_eq!(token.to_string(), "s3_17_ab.9");
         assert_eq!("s3_17_ab.9".parse(), Ok(token));
+        assert_eq!("s3_17_ab.9~1f.4".parse(), Ok(token));
         let behind = SyncToken { inbox: Position::new(12), ..token };
         assert_eq!(behind.to_string(), "s3_17_ab.9.12");
         assert_eq!("s3_17_ab.9.12".parse(), Ok(behind));

@@ -12,13 +12,13 @@ use super::{Inner, Sync, json::Json, token::SyncToken};
 use crate::{database::Error, rooms::send::Caller};
 
 mod answer;
-mod device_lists;
 mod extras;
 mod filter;
 mod joined;
 mod outside;
 mod partial;
-mod sharing;
+
+pub(super) use self::answer::bare_event;
 
 /// Longest time that a sync waits, whatever the client says: below the time after which handlers are given up.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(120);

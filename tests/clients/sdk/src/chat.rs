@@ -24,37 +24,40 @@ use matrix_sdk::{
 use crate::{
     events::{kind, tells_receipt, tells_typists, texts},
     server::Server,
+    slide::Slider,
 };
 
-const PASSWORD: &str = "the password of a test";
+pub(crate) const PASSWORD: &str = "the password of a test";
 /// How many messages are exchanged.
 const MESSAGES: usize = 40;
 /// The longest that a sync waits for news, and how often one asks before it gives up.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(5);
-const SYNCS_MAX: usize = 20;
+pub(crate) const SYNCS_MAX: usize = 20;
 
 /// A session, and how far it has synced.
-struct Session {
-    client: Client,
+pub(crate) struct Session {
+    pub(crate) client: Client,
     since: Option<String>,
 }
 
 /// What the steps share.
 pub(crate) struct Chat {
-    server: Server,
+    pub(crate) server: Server,
     /// Two people who stay signed in.
-    anna: Session,
-    bea: Session,
+    pub(crate) anna: Session,
+    pub(crate) bea: Session,
     /// A second session of the first one.
     anna_again: Session,
-    room: Option<OwnedRoomId>,
+    pub(crate) room: Option<OwnedRoomId>,
     /// The history's texts, the oldest first, as all must see them for ever.
-    history: Vec<String>,
+    pub(crate) history: Vec<String>,
     receipt: Option<OwnedEventId>,
+    /// A session of the second one that follows with sliding sync.
+    pub(crate) slider: Option<Slider>,
 }
 
 impl Session {
-    async fn new(server: &Server) -> Result<Self> {
+    pub(crate) async fn new(server: &Server) -> Result<Self> {
         let client = Client::builder()
             .homeserver_url(server.url())
             .request_config(RequestConfig::new().disable_retry().timeout(Duration::from_secs(30)))
@@ -73,7 +76,7 @@ impl Session {
         Ok(())
     }
 
-    async fn log_in(&self, name: &str, password: &str) -> Result<()> {
+    pub(crate) async fn log_in(&self, name: &str, password: &str) -> Result<()> {
         self.client.matrix_auth().login_username(name, password).send().await?;
         Ok(())
     }
@@ -82,12 +85,12 @@ impl Session {
         self.client.user_id().context("not logged in")
     }
 
-    fn room(&self, room: &Option<OwnedRoomId>) -> Result<Room> {
+    pub(crate) fn room(&self, room: &Option<OwnedRoomId>) -> Result<Room> {
         let room = room.as_ref().context("no room")?;
         self.client.get_room(room).context("the room is not known")
     }
 
-    async fn sync(&mut self) -> Result<SyncResponse> {
+    pub(crate) async fn sync(&mut self) -> Result<SyncResponse> {
         let mut settings = SyncSettings::new().timeout(Duration::ZERO);
         if let Some(since) = &self.since {
             settings = settings.timeout(SYNC_TIMEOUT).token(SyncToken::Specific(since.clone()));
@@ -139,7 +142,16 @@ impl Chat {
     pub(crate) async fn new(server: Server) -> Result<Self> {
         let (anna, bea) = (Session::new(&server).await?, Session::new(&server).await?);
         let anna_again = Session::new(&server).await?;
-        Ok(Self { server, anna, bea, anna_again, room: None, history: Vec::new(), receipt: None })
+        Ok(Self {
+            server,
+            anna,
+            bea,
+            anna_again,
+            room: None,
+            history: Vec::new(),
+            receipt: None,
+            slider: None,
+        })
     }
 
     pub(crate) async fn registers(&mut self) -> Result<()> {

@@ -6,6 +6,7 @@
 mod chat;
 mod events;
 mod server;
+mod slide;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -54,6 +55,9 @@ async fn main() -> Result<ExitCode> {
         "typing is seen" => types,
         "a receipt is seen" => acknowledges,
         "a session ends" => logs_out,
+        "the room list of a sliding sync fills" => slides_in,
+        "what is said comes by sliding sync, and counts" => slides_along,
+        "sliding sync goes on after a restart" => slides_on,
         "all is there after SIGTERM and a restart" => survives_sigterm,
         "all is there after kill -9 and a restart" => survives_sigkill,
         "both log out" => says_goodbye,

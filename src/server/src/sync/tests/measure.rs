@@ -6,8 +6,14 @@ use std::time::Duration;
 use allod_storage::{OpenOptions, Store};
 use serde_json::json;
 
-use super::world::{World, inline, token};
-use crate::tables::SPACES;
+use super::{
+    sliding::list,
+    world::{World, inline, token},
+};
+use crate::{
+    sync::sliding::{ExtensionRooms, SlidingRequest},
+    tables::SPACES,
+};
 
 const ROOMS: usize = 200;
 
@@ -83,6 +89,53 @@ async fn two_hundred_rooms() {
     }
     report("next sync, one room changed", &mut changed, bytes);
     report("next sync, nothing changed", &mut idle, 0);
+}
+
+/// An account in many rooms: a sliding sync of all of them, and the next one when one has changed.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn five_thousand_rooms() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::over(open(directory.path()), &["alice", "bob"]).await;
+    let mut rooms = Vec::new();
+    for _ in 0..5_000 {
+        rooms.push(world.room_with("alice", &["bob"]).await);
+    }
+    let mut all = world.sliding("bob", None, list(&[(0, 9_999)], 1));
+    all.extensions.account_data = Some(ExtensionRooms::default());
+    all.extensions.receipts = Some(ExtensionRooms::default());
+    all.extensions.typing = Some(ExtensionRooms::default());
+    let slide = async |pos: Option<String>| {
+        let started = now();
+        let body = world.sync.sliding(SlidingRequest { pos, ..all.clone() }).await.unwrap();
+        let spent = started.elapsed();
+        let answer: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        (spent, answer["pos"].as_str().map(str::to_owned), body.len())
+    };
+    let (first, mut pos, bytes) = slide(None).await;
+    report("first sliding sync", &mut [first], bytes);
+    let (mut changed, mut idle, mut bytes) = (Vec::new(), Vec::new(), (0, 0));
+    for room in rooms.iter().step_by(10) {
+        world.say("alice", room, "hello").await;
+        let answer = slide(pos).await;
+        changed.push(answer.0);
+        bytes.0 = answer.2;
+        let answer = slide(answer.1).await;
+        idle.push(answer.0);
+        bytes.1 = answer.2;
+        pos = answer.1;
+    }
+    report("next sliding sync, one room changed", &mut changed, bytes.0);
+    report("next sliding sync, nothing changed", &mut idle, bytes.1);
+    let mut since = token(&world.sync("bob", None).await).to_owned();
+    let mut v3 = Vec::new();
+    for room in rooms.iter().step_by(10) {
+        world.say("alice", room, "hello").await;
+        let (spent, body) = timed(&world, world.request("bob", Some(&since))).await;
+        v3.push(spent);
+        since = token(&serde_json::from_slice(&body).unwrap()).to_owned();
+    }
+    report("next sync, one room changed", &mut v3, 0);
 }
 
 #[tokio::test]

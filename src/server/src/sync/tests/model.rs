@@ -9,29 +9,29 @@ use serde_json::{Value, json};
 use super::world::{World, token};
 use crate::rooms::membership::MembershipOptions;
 
-const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
+pub(super) const NAMES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
 /// What a client knows of a room: state, and messages in order.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Known {
-    state: BTreeMap<(String, String), String>,
-    messages: Vec<String>,
+pub(super) struct Known {
+    pub(super) state: BTreeMap<(String, String), String>,
+    pub(super) messages: Vec<String>,
 }
 
 /// A client of one user.
 #[derive(Debug, Default)]
-struct Client {
-    token: Option<String>,
-    rooms: BTreeMap<String, Known>,
-    invited: Vec<String>,
+pub(super) struct Client {
+    pub(super) token: Option<String>,
+    pub(super) rooms: BTreeMap<String, Known>,
+    pub(super) invited: Vec<String>,
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap().to_owned()
 }
 
 impl Client {
-    fn apply(&mut self, answer: &Value) {
+    pub(super) fn apply(&mut self, answer: &Value) {
         for (room, shown) in answer["rooms"]["join"].as_object().into_iter().flatten() {
             self.invited.retain(|other| other != room);
             let known = self.rooms.entry(room.clone()).or_default();
@@ -71,7 +71,7 @@ impl Known {
 }
 
 /// Someone does something; what the rules forbid does not happen.
-async fn act(world: &World, rooms: &[OwnedRoomId], random: &mut StdRng) {
+pub(super) async fn act(world: &World, rooms: &[OwnedRoomId], random: &mut StdRng) {
     let (name, other) = (*NAMES.choose(random).unwrap(), *NAMES.choose(random).unwrap());
     let room = rooms.choose(random).unwrap();
     let caller = world.caller(name);

@@ -5,11 +5,17 @@ use std::sync::Arc;
 use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::json;
 
-use super::world::{World, section, state, timeline, token};
-use crate::rooms::{
-    Room,
-    ingest::{Incoming, Placement},
-    testing::Remote,
+use super::{
+    sliding::{pos, wish},
+    world::{World, section, state, timeline, token},
+};
+use crate::{
+    rooms::{
+        Room,
+        ingest::{Incoming, Placement},
+        testing::Remote,
+    },
+    sync::sliding::WantedList,
 };
 
 const BOB: &str = "@bob:remote.test";
@@ -46,13 +52,15 @@ async fn an_adopted_room_is_shown() {
     assert_eq!(section(&answer, "join", &room.room_id)["summary"]["m.joined_member_count"], 4);
 }
 
-/// State that changes by resolution, without an event of its own in the timeline, is told.
+/// State that changes by resolution, without an event of its own in the timeline, is told by both kinds of sync.
 #[tokio::test]
 async fn state_changed_by_resolution_is_told() {
     let (world, mut remote, room, join) = joined().await;
     let by_carol = remote.topic(CAROL, &[&join], "carol's");
     live(&world, &room, &remote, &by_carol).await;
     let answer = world.sync("alice", None).await;
+    let wanted = WantedList { wish: wish(1, &[("m.room.topic", "")]), ..WantedList::default() };
+    let slid = world.slide(world.sliding("alice", None, wanted.clone())).await;
     assert_eq!(timeline(&answer, &room.room_id), ["alice join", "topic"]);
     // Meanwhile, and not knowing of that, Bob had taken the power to do so from Carol.
     let levels = json!({ "users": { BOB: 100 } });
@@ -63,7 +71,16 @@ async fn state_changed_by_resolution_is_told() {
     let told = &section(&next, "join", &room.room_id)["state"]["events"];
     assert_eq!(told.as_array().unwrap().len(), 1, "{told}");
     assert_eq!(told[0]["content"]["topic"], "bob's");
+    let slid = world.slide(world.sliding("alice", pos(&slid), wanted.clone())).await;
+    let told = &slid["rooms"][room.room_id.as_str()]["required_state"];
+    assert_eq!(
+        (told.as_array().unwrap().len(), &told[0]["content"]["topic"]),
+        (1, &json!("bob's")),
+        "{slid}"
+    );
     // Nothing is told twice.
+    let slid = world.slide(world.sliding("alice", pos(&slid), wanted)).await;
+    assert_eq!(slid["rooms"], json!({}));
     let last = world.sync("alice", Some(token(&next))).await;
     assert!(section(&last, "join", &room.room_id).is_null());
 }

@@ -30,6 +30,7 @@ use crate::{
     },
     tables::SPACES,
     tasks::Tasks,
+    thread_subscriptions::ThreadSubscriptions,
     to_device::ToDevice,
     typing::{Sequence, Typing},
     wake::Wakes,
@@ -90,6 +91,7 @@ impl World {
             to_device: ToDevice::new(database.clone(), users.clone(), fixture.devices.clone(), clock.clone()),
             keys: Keys::new(database.clone(), users, fixture.devices.clone()),
             account_data,
+            thread_subscriptions: ThreadSubscriptions::new(database, rooms.clone()),
             sequence,
             wakes,
             clock,
@@ -119,6 +121,16 @@ impl World {
         self.fixture.clock.advance(Duration::from_millis(1));
         let mut request = CreateRoom::new();
         request.preset = Some(RoomPreset::PublicChat);
+        self.rooms.create(self.caller(creator), &request, false).await.unwrap()
+    }
+
+    /// A space that all may join.
+    pub(super) async fn space(&self, creator: &str) -> OwnedRoomId {
+        self.fixture.clock.advance(Duration::from_millis(1));
+        let mut request = CreateRoom::new();
+        request.preset = Some(RoomPreset::PublicChat);
+        let content = serde_json::from_value(json!({ "type": "m.space" })).unwrap();
+        request.creation_content = Some(content);
         self.rooms.create(self.caller(creator), &request, false).await.unwrap()
     }
 

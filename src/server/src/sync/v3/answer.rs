@@ -8,23 +8,22 @@ use std::{
 use allod_storage::Position;
 use serde_json::value::RawValue;
 
-use super::{SyncRequest, filter::SyncFilter, sharing::Changed};
+use super::{SyncRequest, filter::SyncFilter};
 use crate::{
     account_data::Datum,
     database::Error,
-    invite_rules::Verdict,
-    numbers::{RoomNumber, UserNumber},
-    rooms::{Room, access::View},
+    numbers::RoomNumber,
     sync::{
         IgnoreList, Inner,
         json::Json,
         memberships::UserRooms,
         plan::{Plan, plan},
+        sharing::{Changed, Sharing, Whereabouts},
         token::SyncToken,
     },
     tables::{
         Stamped,
-        rooms::{HeadRecord, Membership, RoomHead, StateRoot},
+        rooms::{HeadRecord, RoomHead},
     },
 };
 
@@ -113,11 +112,18 @@ impl Inner {
         json.open();
         let mut differences = Changed::new();
         let mut tells = answering.write_rooms(&mut json, &mut differences).await?;
-        let sharing = answering.sharing(&differences).await?;
+        let sharing = match answering.known {
+            Some(_) => self.sharing(answering.whereabouts(), &differences).await?,
+            None => Sharing::default(),
+        };
         tells |= answering.write_presence(&mut json, &sharing).await?;
         tells |= answering.write_account_data(&mut json, &global_data);
         let inbox = answering.write_to_device(&mut json, &mut tells).await?;
-        tells |= answering.write_device_lists(&mut json, since, &sharing).await?;
+        // A first sync begins with no devices known, so nothing has changed.
+        if since.is_some() {
+            let window = (answering.since(), position);
+            tells |= self.write_device_lists(&mut json, answering.whereabouts(), window, &sharing).await?;
+        }
         self.write_key_counts(&mut json, &request.caller).await?;
         let next = SyncToken {
             generation: self.sources.database.store().generation(),
@@ -159,6 +165,16 @@ impl Answering<'_> {
         self.known.map(|token| token.position)
     }
 
+    fn whereabouts(&self) -> Whereabouts<'_> {
+        Whereabouts {
+            own: self.request.caller.user,
+            joined: &self.rooms.joined,
+            newly_joined: &self.plan.newly_joined,
+            newly_left: &self.plan.newly_left,
+            window: (self.since(), self.position),
+        }
+    }
+
     /// About how long the answer will be.
     fn expected_bytes(&self) -> usize {
         let whole = self.plan.joined.iter().filter(|joined| joined.since.is_none()).count();
@@ -168,9 +184,7 @@ impl Answering<'_> {
 
     /// Leaves out rooms that the filter excludes, and invitations of those who are ignored.
     async fn select_rooms(&mut self) -> Result<(), Error> {
-        let ignored = Arc::clone(&self.ignored);
-        self.plan.invited.retain(|entry| !ignored.users.contains(&entry.sender));
-        self.hide_unwanted_invites().await?;
+        self.inner.hide_unwanted_invites(self.request.caller.user, &mut self.plan.invited).await?;
         if self.filter.all_rooms {
             return Ok(());
         }
@@ -182,24 +196,6 @@ impl Answering<'_> {
             }
         }
         self.plan.retain(|room| wanted.contains(&room));
-        Ok(())
-    }
-
-    /// Leaves out invitations that the user's rules for them block or ignore, also those of before there were rules.
-    async fn hide_unwanted_invites(&mut self) -> Result<(), Error> {
-        if self.plan.invited.is_empty() {
-            return Ok(());
-        }
-        let rules = self.inner.sources.rooms.invite_rules(self.request.caller.user).await?;
-        if rules.is_open() {
-            return Ok(());
-        }
-        let senders: Vec<UserNumber> = self.plan.invited.iter().map(|entry| entry.sender).collect();
-        let mut senders = self.inner.sources.users.ids(&senders).await?.into_iter();
-        self.plan.invited.retain(|_| {
-            let sender = senders.next().flatten();
-            sender.is_none_or(|sender| rules.judge(&sender) == Verdict::Allow)
-        });
         Ok(())
     }
 
@@ -278,23 +274,10 @@ impl Answering<'_> {
         self.write_left(json).await?;
         Ok(json.close_unless_empty(start, inside))
     }
-
-    /// The reader's view of a room that they have joined.
-    pub(super) fn joined_view(&self, room: Arc<Room>) -> View {
-        let always = Position::new(u64::MAX);
-        View {
-            room,
-            caller: self.request.caller.clone(),
-            membership: Some(Membership::Join),
-            root: StateRoot::default(),
-            until: always,
-            joined_until: always,
-        }
-    }
 }
 
 /// Writes an event that has a type and content only.
-pub(super) fn bare_event(kind: &str, content: &RawValue) -> Vec<u8> {
+pub(in crate::sync) fn bare_event(kind: &str, content: &RawValue) -> Vec<u8> {
     let mut json = Json::new();
     json.open();
     json.raw_member("content", content.get());

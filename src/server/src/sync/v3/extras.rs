@@ -5,16 +5,13 @@ use std::collections::{BTreeMap, HashSet};
 use allod_storage::Position;
 use serde_json::json;
 
-use super::{
-    answer::{Answering, bare_event},
-    sharing::Sharing,
-};
+use super::answer::{Answering, bare_event};
 use crate::{
     account_data::Datum,
     database::Error,
     numbers::{RoomNumber, UserNumber},
     rooms::send::Caller,
-    sync::{Inner, json::Json, plan::JoinedRoom},
+    sync::{Inner, json::Json, plan::JoinedRoom, sharing::Sharing},
 };
 
 impl Answering<'_> {
@@ -141,7 +138,11 @@ impl Inner {
     /// Writes how many keys of the caller's device are left.
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#e2e-extensions-to-sync>
-    pub(super) async fn write_key_counts(&self, json: &mut Json, caller: &Caller) -> Result<(), Error> {
+    pub(in crate::sync) async fn write_key_counts(
+        &self,
+        json: &mut Json,
+        caller: &Caller,
+    ) -> Result<(), Error> {
         let Some(device) = caller.device else { return Ok(()) };
         let known = self.key_counts(caller.user, device).await?;
         let counts = &known.1;

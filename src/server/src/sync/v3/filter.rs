@@ -43,7 +43,7 @@ impl SyncFilter {
             state: EventFilter::from(&room.state),
             lazy: match room.state.lazy_load_options {
                 LazyLoadOptions::Enabled { include_redundant_members } => {
-                    Some(LazyMembers { redundant: include_redundant_members })
+                    Some(LazyMembers { redundant: include_redundant_members, listener: None })
                 }
                 LazyLoadOptions::Disabled => None,
             },

@@ -9,7 +9,6 @@ use serde_json::json;
 use super::{
     StatePlace,
     answer::{Answering, bare_event},
-    sharing::Changed,
 };
 use crate::{
     database::Error,
@@ -17,9 +16,12 @@ use crate::{
     rooms::{access::View, event::StoredEvent},
     sync::{
         json::Json,
+        lazy::Listener,
+        outside::joined_view,
         plan::JoinedRoom,
         prefetch::Prefetched,
-        room_delta::{Known, RoomDelta, StateWish, Window},
+        room_delta::{Known, LazyMembers, RoomDelta, StateWish, Window},
+        sharing::Changed,
         summary::Summary,
         timeline::{Timeline, TimelineWish},
         unread::Count,
@@ -75,7 +77,7 @@ impl Answering<'_> {
             return Ok(());
         }
         let room = self.inner.sources.rooms.get(number).await?;
-        let view = self.joined_view(room);
+        let view = joined_view(room, &self.request.caller);
         let mut delta = if has_events {
             let window = Window { since: joined.since, until: self.position };
             self.delta(&view, window, prefetched).await?
@@ -95,7 +97,8 @@ impl Answering<'_> {
         json.object(view.room.room_id.as_str());
         self.write_timeline(json, &view, delta.timeline).await?;
         self.write_state(json, &view, &delta.state).await?;
-        if !data.is_empty() {
+        // There even if it is empty where the client knows nothing yet: it may have been deleted (MSC3391).
+        if whole || !data.is_empty() {
             json.events("account_data", &data);
         }
         if !ephemeral.is_empty() {
@@ -121,9 +124,10 @@ impl Answering<'_> {
             limit: self.filter.timeline_limit,
             ignored: &self.ignored.users,
         };
+        let listener = self.request.caller.device.map(Listener::Device);
         let state = StateWish {
             filter: &self.filter.state,
-            lazy: self.filter.lazy,
+            lazy: self.filter.lazy.map(|lazy| LazyMembers { listener, ..lazy }),
             full: self.request.full_state,
             after: self.request.state != StatePlace::Before,
         };

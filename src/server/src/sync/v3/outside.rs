@@ -1,13 +1,10 @@
 //! The rooms that the user is not in: invited, knocked at, left.
 
-use allod_matrix::{event::client::stripped, stripped::keys};
 use allod_storage::Position;
 
 use super::answer::Answering;
 use crate::{
-    database::{Corrupt, Error},
-    numbers::EventNumber,
-    rooms::Room,
+    database::Error,
     sync::{
         json::Json,
         memberships::UserRoomEntry,
@@ -15,7 +12,6 @@ use crate::{
         room_delta::{RoomDelta, Window},
         timeline::{Timeline, matches},
     },
-    tables::rooms::EventStatus,
 };
 
 impl Answering<'_> {
@@ -42,39 +38,13 @@ impl Answering<'_> {
         json.object(section);
         for entry in entries {
             let room = self.inner.sources.rooms.get(entry.room).await?;
-            let events = self.stripped_state(&room, entry).await?;
+            let events = self.inner.stripped_state(&room, self.request.caller.user, entry).await?;
             json.object(room.room_id.as_str());
             json.events(state, events);
             json.close();
         }
         json.close();
         Ok(())
-    }
-
-    /// The state at an invitation or knock that its target is shown: the own member event comes last.
-    async fn stripped_state(&self, room: &Room, entry: &UserRoomEntry) -> Result<Vec<Vec<u8>>, Error> {
-        let sources = &self.inner.sources;
-        let own = sources.rooms.events().load(room.number, entry.event).await?;
-        let damaged = || Error::Corrupt("EventJson", Corrupt("event does not parse"));
-        if own.record.status == EventStatus::Outlier {
-            // Nobody here is in the room: another server said what is shown.
-            let state = sources.rooms.outside(room.number, self.request.caller.user).await?.state;
-            let mut events: Vec<Vec<u8>> = state.into_iter().map(String::into_bytes).collect();
-            events.push(stripped(&own.json).map_err(|_| damaged())?);
-            return Ok(events);
-        }
-        let sender = if entry.sender == self.request.caller.user {
-            None
-        } else {
-            sources.users.id(entry.sender).await?
-        };
-        let keys = keys(sender.as_deref());
-        let keys: Vec<_> =
-            keys.iter().map(|(kind, state_key)| room.hash_key.entry_key(kind, state_key)).collect();
-        let found = sources.rooms.states().get_many(room, own.record.state_after, &keys).await?;
-        let numbers: Vec<EventNumber> = found.into_iter().flatten().collect();
-        let events = sources.rooms.events().load_many(room.number, &numbers).await?;
-        events.iter().chain([&own]).map(|event| stripped(&event.json).map_err(|_| damaged())).collect()
     }
 
     /// Writes `leave`.

@@ -3,15 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use allod_matrix::state::Difference;
-use allod_storage::Position;
-
 use super::answer::Answering;
-use crate::{
-    database::Error,
-    numbers::RoomNumber,
-    rooms::{Room, partial::Completeness},
-};
+use crate::{database::Error, numbers::RoomNumber, rooms::partial::Completeness};
 
 impl Answering<'_> {
     /// Leaves out the rooms of which members are missing, unless the client loads members lazily; shows those anew that
@@ -39,29 +32,5 @@ impl Answering<'_> {
         }
         self.plan.joined.retain(|joined| !held.contains(&joined.room));
         Ok(())
-    }
-
-    /// What changed in a room since a position, without those who only became known when it became whole; none if it did
-    /// not. Of who is in a room that is not encrypted, devices need not be looked at for that.
-    pub(super) async fn changed_but_for_wholeness(
-        &self,
-        room: &Room,
-        since: Position,
-    ) -> Result<Option<Vec<Difference>>, Error> {
-        let Completeness::WholeSince(at) = self.inner.sources.rooms.completeness(room.number).await? else {
-            return Ok(None);
-        };
-        if at <= since || at > self.position || self.inner.members.is_encrypted(room.number).await? {
-            return Ok(None);
-        }
-        let states = self.inner.sources.rooms.states();
-        let before = Position::new(at.get().saturating_sub(1));
-        let known = states.root_at(room.number, since).await?;
-        let partial = states.root_at(room.number, before).await?;
-        let whole = states.root_at(room.number, at).await?;
-        let now = states.root_at(room.number, self.position).await?;
-        let mut changed = states.diff(room, known, partial).await?;
-        changed.extend(states.diff(room, whole, now).await?);
-        Ok(Some(changed))
     }
 }

@@ -5,32 +5,34 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#tracking-the-device-list-for-a-user>
 
+use allod_storage::Position;
 use roaring::RoaringBitmap;
 use ruma::OwnedUserId;
 
-use super::{answer::Answering, sharing::Sharing};
+use super::{
+    Inner,
+    json::Json,
+    sharing::{Sharing, Whereabouts},
+};
 use crate::{
     database::Error,
     numbers::{RoomNumber, UserNumber},
-    sync::{json::Json, token::SyncToken},
 };
 
-impl Answering<'_> {
-    /// Writes `device_lists`; whether there is anything to tell. `token` is the client's, whatever its history.
+impl Inner {
+    /// Writes `device_lists`; whether there is anything to tell. Without `since` the reader knows devices as of a history that
+    /// is no longer ours: everybody's may have changed.
     pub(super) async fn write_device_lists(
         &self,
         json: &mut Json,
-        token: Option<SyncToken>,
+        reader: Whereabouts<'_>,
+        (since, until): (Option<Position>, Position),
         sharing: &Sharing,
     ) -> Result<bool, Error> {
-        // A first sync begins with no devices known, so nothing has changed.
-        let Some(token) = token else { return Ok(false) };
         let mut changed = sharing.coming.clone();
-        if self.known.is_none() {
-            // The client knows devices as of a history that is no longer ours.
-            changed = self.all_who_share().await?;
-        } else {
-            changed |= self.changed_keys(token).await?;
+        match since {
+            None => changed = self.all_who_share(reader).await?,
+            Some(since) => changed |= self.changed_keys(reader, since, until).await?,
         }
         changed -= &sharing.going;
         if changed.is_empty() && sharing.going.is_empty() {
@@ -44,27 +46,31 @@ impl Answering<'_> {
     }
 
     /// Whose keys changed, among those who share a room.
-    async fn changed_keys(&self, token: SyncToken) -> Result<RoaringBitmap, Error> {
-        let (own, since) = (self.request.caller.user, token.position);
-        let activity = &self.inner.activity;
-        if !activity.device_list_changed(since) && !activity.user_data_changed(own, since) {
+    async fn changed_keys(
+        &self,
+        reader: Whereabouts<'_>,
+        since: Position,
+        until: Position,
+    ) -> Result<RoaringBitmap, Error> {
+        let own = reader.own;
+        if !self.activity.device_list_changed(since) && !self.activity.user_data_changed(own, since) {
             return Ok(RoaringBitmap::new());
         }
-        let users = self.all_who_share().await?;
-        let changed = self.inner.sources.keys.changed(own, &users, since, self.position).await?;
+        let users = self.all_who_share(reader).await?;
+        let changed = self.sources.keys.changed(own, &users, since, until).await?;
         Ok(changed.into_iter().map(|user| user.0).collect())
     }
 
     /// Everybody in the reader's rooms, and the reader.
-    async fn all_who_share(&self) -> Result<RoaringBitmap, Error> {
-        let rooms: Vec<_> = self.rooms.joined.iter().map(RoomNumber).collect();
-        let mut users = self.inner.members.union(&rooms).await?;
-        users.insert(self.request.caller.user.0);
+    async fn all_who_share(&self, reader: Whereabouts<'_>) -> Result<RoaringBitmap, Error> {
+        let rooms: Vec<_> = reader.joined.iter().map(RoomNumber).collect();
+        let mut users = self.members.union(&rooms).await?;
+        users.insert(reader.own.0);
         Ok(users)
     }
 
     async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {
         let numbers: Vec<_> = users.iter().map(UserNumber).collect();
-        Ok(self.inner.sources.users.ids(&numbers).await?.into_iter().flatten().collect())
+        Ok(self.sources.users.ids(&numbers).await?.into_iter().flatten().collect())
     }
 }
