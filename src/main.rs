@@ -15,6 +15,10 @@ use tikv_jemallocator::Jemalloc;
 mod admin_client;
 #[path = "main/arguments.rs"]
 mod arguments;
+#[path = "main/backup.rs"]
+mod backup;
+#[path = "main/check.rs"]
+mod check;
 #[path = "main/dev.rs"]
 mod dev;
 #[path = "main/fsck.rs"]
@@ -45,9 +49,12 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::CheckConfig(file) => check_config(&file),
         Command::GenerateConfig(options) => generate_config(options),
         Command::Fsck(options) => run_fully(fsck::run(options)),
+        Command::Backup(command) => run_fully(backup::run(command)),
+        Command::Restore(options) => run_briefly(backup::restore(options)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {

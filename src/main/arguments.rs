@@ -20,10 +20,17 @@ pub(crate) enum Command {
     Serve(Serve),
     /// Says what is wrong with a configuration, and where.
     CheckConfig(ConfigFile),
+    /// Looks at the configuration and this machine for what will make trouble, and says what to do about it.
+    Check(Check),
     /// Prints a configuration to begin with, every option explained.
     GenerateConfig(GenerateConfig),
     /// Checks that all of the database agrees with the events in it; on a running server or a stopped one.
     Fsck(Fsck),
+    /// Makes backups of a running server or a stopped one, lists and checks them.
+    #[command(subcommand)]
+    Backup(Backup),
+    /// Brings a backup back, on a machine without data.
+    Restore(Restore),
     /// Makes and changes accounts of the running server.
     #[command(subcommand)]
     User(User),
@@ -97,6 +104,19 @@ impl From<PresetName> for Preset {
     }
 }
 
+/// What `allod check` is asked to do.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Print JSON, an object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Fail also if something is merely doubtful.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+}
+
 /// What `allod fsck` is asked to do.
 #[derive(Debug, Args)]
 pub(crate) struct Fsck {
@@ -109,6 +129,54 @@ pub(crate) struct Fsck {
     /// Print JSON, an object a room and line.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+}
+
+/// What `allod backup` is asked to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Backup {
+    /// Makes a backup of everything: database, media, signing key and configuration.
+    Create {
+        /// The folder of the backups; it is made if it is not there. A later backup in it costs what changed.
+        folder: PathBuf,
+        /// Remove all but this many of the newest.
+        #[arg(long, value_name = "COUNT")]
+        keep: Option<usize>,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists the backups in a folder, the oldest first.
+    List {
+        /// The folder of the backups.
+        folder: PathBuf,
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Proves that a backup can be restored: brings it back in a scratch folder and checks all of its database.
+    Verify {
+        /// The folder of the backups.
+        folder: PathBuf,
+        /// Which one, as `allod backup list` calls it [default: the newest].
+        #[arg(long, value_name = "NAME")]
+        snapshot: Option<String>,
+        /// Where there is room for it, for as long as this takes [default: the system's folder for temporary files].
+        #[arg(long, value_name = "FOLDER")]
+        scratch: Option<PathBuf>,
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+}
+
+/// What `allod restore` is asked to do.
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The folder of the backups.
+    pub(crate) folder: PathBuf,
+    /// Which one, as `allod backup list` calls it [default: the newest].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) snapshot: Option<String>,
     #[command(flatten)]
     pub(crate) socket: Socket,
 }

@@ -57,6 +57,33 @@ pub(crate) async fn run(options: Fsck) -> anyhow::Result<()> {
     }
 }
 
+/// Checks a database that nobody else has, and closes it: how many rooms it has, and how much is wrong with them.
+pub(crate) async fn check_opened(opened: Opened) -> anyhow::Result<(usize, usize)> {
+    let place = Place::Stopped(Box::new(opened));
+    let (mut rooms, mut wrong, mut after) = (0, 0, None);
+    loop {
+        let (page, next) = place.rooms(after).await?;
+        for room in &page {
+            let report = place.check(room, false).await?;
+            let counts = report.get("counts").and_then(Value::as_object);
+            wrong += counts.map_or(0, |counts| counts.values().map(count).sum::<usize>());
+            rooms += 1;
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => break,
+        }
+    }
+    if let Place::Stopped(opened) = place {
+        opened.close().await?;
+    }
+    Ok((rooms, wrong))
+}
+
+fn count(value: &Value) -> usize {
+    value.as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0)
+}
+
 /// How many rooms were checked, how much was wrong, and how much still is.
 async fn check_all(options: &Fsck, place: &Place) -> anyhow::Result<(usize, usize, usize)> {
     let (mut rooms, mut wrong, mut left) = (0, 0, 0);
@@ -98,7 +125,6 @@ async fn check(options: &Fsck, place: &Place, room: &OwnedRoomId) -> anyhow::Res
         }
     }
     let counts = report.get("counts").and_then(Value::as_object);
-    let count = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
     let wrong: usize = counts.map(|counts| counts.values().map(count).sum()).unwrap_or_default();
     Ok((wrong, report.get("left").map(count).unwrap_or_default()))
 }

@@ -1,9 +1,10 @@
 //! The services over the database that the configuration names, as the server and commands on a stopped server use them.
 
-use std::{fs, os::unix::fs::DirBuilderExt};
+use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf};
 
 use allod_api::app::{App, Base};
 use allod_server::{
+    backups::Schedule,
     clock::Clock,
     config::{Config, Live},
     database::Database,
@@ -26,6 +27,8 @@ pub(crate) struct Opened {
     pub(crate) store: Store,
     pub(crate) tasks: Tasks,
     pub(crate) live: Live,
+    database: Database,
+    clock: Clock,
 }
 
 impl Opened {
@@ -39,14 +42,27 @@ impl Opened {
         let key = config.server.data_dir.join("signing.key");
         let identity = Identity::open(config.server.name.clone(), &key, &random)?;
         let live = Live::new(config);
-        let base = Base { identity, database, config: live.clone(), clock, random, tasks: tasks.clone() };
-        Ok(Self { app: App::open(base).await?, store, tasks, live })
+        let base = Base {
+            identity,
+            database: database.clone(),
+            config: live.clone(),
+            clock: clock.clone(),
+            random,
+            tasks: tasks.clone(),
+        };
+        Ok(Self { app: App::open(base).await?, store, tasks, live, database, clock })
+    }
+
+    /// Makes backups by schedule from now on, with this configuration file in them.
+    pub(crate) fn start_backups(&self, configuration: Option<PathBuf>) {
+        let (live, database, clock) = (self.live.clone(), self.database.clone(), self.clock.clone());
+        Schedule::new(live, database, clock, self.tasks.clone(), configuration).start();
     }
 
     /// Ends the services' tasks and closes the database.
     pub(crate) async fn close(self) -> anyhow::Result<()> {
-        let Self { app, store, tasks, .. } = self;
-        drop(app);
+        let Self { app, store, tasks, database, .. } = self;
+        drop((app, database));
         if !tasks.shut_down(END_TIME_MAX).await {
             bail!("a task does not end");
         }
@@ -56,7 +72,7 @@ impl Opened {
 }
 
 /// Opens the database, or makes it.
-fn open_store(config: &Config, in_memory: bool) -> anyhow::Result<Store> {
+pub(crate) fn open_store(config: &Config, in_memory: bool) -> anyhow::Result<Store> {
     if in_memory {
         return Ok(Store::memory(tables::SPACES));
     }

@@ -1,6 +1,10 @@
 //! `allod serve`: from a configuration to a running server, and to its end.
 
-use std::{io, path::Path, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use allod_api::{
     app::App,
@@ -45,6 +49,12 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
+    /// The file, if there is one.
+    fn file(&self) -> Option<PathBuf> {
+        let file = self.options.config.as_deref().unwrap_or(Path::new(CONFIG_FILE));
+        (!self.options.dev).then(|| file.to_owned())
+    }
+
     fn read(&self) -> anyhow::Result<Config> {
         if self.options.dev {
             let forgotten = self.forgotten.as_ref().map_or(Path::new(""), TempDir::path);
@@ -84,7 +94,9 @@ async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let listeners = config.listeners.clone();
     let admin = ListenAddress::Unix(listeners.admin_socket(&config.server.data_dir));
-    let Opened { app, store, tasks, live } = Opened::open(config, source.forgotten.is_some()).await?;
+    let opened = Opened::open(config, source.forgotten.is_some()).await?;
+    opened.start_backups(source.file());
+    let Opened { app, store, tasks, live, .. } = opened;
     let name = app.users.server_name().to_owned();
     let server = Server::new(app.clone());
     let mut addresses = Vec::new();

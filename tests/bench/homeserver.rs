@@ -69,12 +69,15 @@ struct Plan {
     /// Where allod's data goes, in a new folder that is removed; on a disk, so that durable means something.
     #[arg(long, value_name = "FOLDER", default_value = env!("CARGO_TARGET_TMPDIR"))]
     data_dir: PathBuf,
-    /// How many people there are; one room holds 32 of them, and 16 send.
+    /// How many people there are; one room holds 32 of them, or as many as send to it.
     #[arg(long, default_value_t = 100)]
     people: usize,
-    /// How many rooms one person is in; messages go to 50 of them.
+    /// How many rooms one person is in; messages go to 100 of them.
     #[arg(long, default_value_t = 200)]
     rooms: usize,
+    /// How many people send at once, each number in turn.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,256")]
+    senders: Vec<usize>,
     /// To how many people one sends, all of them waiting in a sync.
     #[arg(long, value_delimiter = ',', default_value = "100,500")]
     fan_out: Vec<usize>,

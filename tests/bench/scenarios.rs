@@ -15,10 +15,10 @@ use crate::{
 
 /// Members of the room that is written to.
 const MEMBERS: usize = 32;
-/// How many send at once.
+/// How many send at once, where that is not what is measured.
 const SENDERS: usize = 16;
 /// Rooms that are written to in turn.
-const ROOMS_WRITTEN: usize = 50;
+const ROOMS_WRITTEN: usize = 100;
 /// How far back history is read.
 const HISTORY: usize = 1000;
 /// How often a server is started anew.
@@ -99,7 +99,8 @@ impl Run<'_> {
     /// People and rooms, which are figures too.
     async fn prepare(&mut self) -> anyhow::Result<()> {
         let Self { plan, server, people, .. } = self;
-        let wanted = plan.people.max(MEMBERS).max(SENDERS + 1);
+        let most = plan.senders.iter().copied().max().unwrap_or_default().max(SENDERS);
+        let wanted = plan.people.max(MEMBERS).max(most + 1);
         progress(&format!("{}: people and rooms", server.name));
         self.figures.push(people::register(server, people, wanted).await?);
         let (first, others) = people.split_first_mut().context("nobody")?;
@@ -108,10 +109,6 @@ impl Run<'_> {
         let big = rooms.first().context("no rooms")?;
         let members = others.get_mut(..MEMBERS - 1).context("too few people")?;
         self.figures.push(people::join_all(server, members, big).await?);
-        for (number, room) in rooms.iter().skip(1).take(ROOMS_WRITTEN).enumerate() {
-            let sender = others.get_mut(number % SENDERS).context("too few senders")?;
-            people::join(sender, room).await?;
-        }
         self.rooms = rooms;
         Ok(())
     }
@@ -119,25 +116,37 @@ impl Run<'_> {
     async fn sends(&mut self) -> anyhow::Result<()> {
         let big = self.rooms.first().context("no rooms")?.clone();
         let many: Vec<String> = self.rooms.iter().skip(1).take(ROOMS_WRITTEN).cloned().collect();
-        for senders in [1, SENDERS] {
+        for senders in self.plan.senders.clone() {
             let scenario = format!("send, 1 room, senders: {senders}");
             if self.wants(&scenario) {
                 let limit = self.limit();
                 let people = self.people.get_mut(1..=senders).context("too few people")?;
+                if let Some(more) = people.get_mut(MEMBERS - 1..) {
+                    people::join_all(&self.server, more, &big).await?;
+                }
                 let figure =
                     send::send(&self.server, &scenario, people, |_| vec![big.clone()], limit).await?;
                 self.figures.push(figure);
             }
         }
-        for senders in [1, SENDERS] {
+        for senders in self.plan.senders.clone() {
             let scenario = format!("send, {ROOMS_WRITTEN} rooms, senders: {senders}");
             if self.wants(&scenario) {
                 let limit = self.limit();
-                // Who sends alone is the one who is in all rooms; the sixteen have their own each.
+                // Who sends alone is the one who is in all rooms; the others have their own each, or share them.
                 let first = usize::from(senders > 1);
                 let people = self.people.get_mut(first..first + senders).context("too few people")?;
-                let rooms_of =
-                    |number| many.iter().skip(number).step_by(senders).cloned().collect::<Vec<_>>();
+                let rooms_of = |number| {
+                    let rooms = many.iter().skip(number % ROOMS_WRITTEN).step_by(senders);
+                    rooms.cloned().collect::<Vec<_>>()
+                };
+                if senders > 1 {
+                    for (number, person) in people.iter_mut().enumerate() {
+                        for room in rooms_of(number) {
+                            people::join(person, &room).await?;
+                        }
+                    }
+                }
                 let figure = send::send(&self.server, &scenario, people, rooms_of, limit).await?;
                 self.figures.push(figure);
             }
@@ -164,6 +173,7 @@ impl Run<'_> {
         }
         if "incremental sync".contains(&self.plan.only) {
             progress(&format!("{}: incremental sync", self.server.name));
+            people::join(sender, &room).await?;
             let figure = read::incremental_syncs(&self.server, sender, reader, &room, rooms, limit).await?;
             self.figures.push(figure);
         }

@@ -1,49 +1,17 @@
 //! Two servers that talk to each other: the built program, over TLS, with certificates of an authority of their own.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, net::TcpListener};
 
 use axum::http::Method;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    authority::Authority,
     http::Http,
     running::Running,
     server::{Answer, Person},
 };
-
-/// An authority that both servers trust.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    certificate: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = parameters.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(parameters, key), certificate }
-    }
-
-    /// Puts a certificate for these names into a folder.
-    fn certify(&self, folder: &Path, names: &[&str]) {
-        let key = KeyPair::generate().unwrap();
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &self.issuer).unwrap();
-        fs::write(folder.join("certificate.pem"), certificate.pem()).unwrap();
-        write_private(&folder.join("certificate.key"), &key.serialize_pem());
-        fs::write(folder.join("authority.pem"), &self.certificate).unwrap();
-    }
-}
-
-fn write_private(path: &Path, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
 
 /// A server and its client.
 struct Server {

@@ -11,6 +11,8 @@
 )]
 
 mod accounts;
+mod authority;
+mod backup;
 mod bad_input;
 mod crash;
 mod disk_full;
@@ -21,5 +23,6 @@ mod http;
 mod load;
 mod media;
 mod program;
+mod push;
 mod running;
 mod server;

@@ -1,6 +1,7 @@
 //! What is not Matrix but administration: under `/_synapse/admin` the paths that existing tools call, under
 //! `/_allod/admin`, on the admin socket only, what our own command line calls.
 
+pub mod backup;
 pub mod register;
 pub mod room;
 pub mod user;

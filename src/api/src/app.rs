@@ -5,12 +5,13 @@ use std::{ops::Deref, sync::Arc};
 use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
+    backups::{self, Checkpoints},
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
     delayed_events::DelayedEvents,
     devices::Devices,
-    egress::{EgressError, Names},
+    egress::{Egress, EgressError, Names},
     federation::{Federation, FederationSources, membership::RemoteMembership},
     filters::Filters,
     identity::Identity,
@@ -18,11 +19,13 @@ use allod_server::{
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media},
+    notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
     push_rules::PushRules,
+    pushers::Pushers,
     random::Random,
     receipts::Receipts,
     registration::{Registration, SharedSecret},
@@ -50,6 +53,7 @@ use crate::limits::Limits;
 mod accounts;
 mod inbound;
 mod outbound;
+mod push;
 mod rooms;
 mod upkeep;
 mod user_data;
@@ -128,6 +132,10 @@ pub struct Services {
     pub filters: Filters,
     /// Push rules.
     pub push_rules: PushRules,
+    /// Where notifications are sent.
+    pub pushers: Pushers,
+    /// Lists of what users were notified of.
+    pub notifications: Notifications,
     /// Receipts and read markers.
     pub receipts: Receipts,
     /// Who is typing.
@@ -150,6 +158,10 @@ pub struct Services {
     pub memberships: RemoteMembership,
     /// What other servers send and ask; none where federation is off.
     pub inbound: Option<Inbound>,
+    /// Copies of the database, for backups.
+    pub checkpoints: Checkpoints,
+    /// Whom this server has spoken to.
+    pub egress: Egress,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -181,16 +193,9 @@ pub enum OpenError {
 impl App {
     /// Makes all services. The configuration is read as it is now, except where a service takes it live.
     pub async fn open(base: Base) -> Result<Self, OpenError> {
-        let AccountServices {
-            users,
-            devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
-        } = AccountServices::open(&base).await?;
+        backups::settle(&base.database, &base.config.get()).await?;
+        let own = AccountServices::open(&base).await?;
+        let (users, devices) = (own.users, own.devices);
         let settings = open_settings(&base);
         let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
@@ -203,9 +208,12 @@ impl App {
         let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
         let media = open_media(&base).await?;
         let federation = open_federation(&base)?;
+        let egress = open_egress(&base, federation.as_ref());
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
+        let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
+        let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -213,12 +221,12 @@ impl App {
             config,
             users,
             devices,
-            sessions,
-            accounts,
-            registration_tokens,
-            uiaa,
-            registration,
-            shared_secret,
+            sessions: own.sessions,
+            accounts: own.accounts,
+            registration_tokens: own.registration_tokens,
+            uiaa: own.uiaa,
+            registration: own.registration,
+            shared_secret: own.shared_secret,
             profiles,
             rooms,
             delayed_events,
@@ -233,6 +241,8 @@ impl App {
             tags: user_data.tags,
             filters: user_data.filters,
             push_rules: user_data.push_rules,
+            pushers,
+            notifications,
             receipts: user_data.receipts,
             typing: user_data.typing,
             presence: user_data.presence,
@@ -244,6 +254,8 @@ impl App {
             outbox,
             memberships,
             inbound,
+            checkpoints,
+            egress,
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
@@ -265,6 +277,12 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
     let Base { database, config, clock, identity, tasks, .. } = base.clone();
     let names = Names::system();
     Ok(Federation::open(FederationSources { database, config, clock, identity, tasks, names })?)
+}
+
+/// The gate of all requests to other machines.
+fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
+    let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
+    federation.map_or_else(new, |federation| federation.egress.clone())
 }
 
 impl Deref for App {

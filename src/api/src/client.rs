@@ -22,6 +22,7 @@ pub mod moderation;
 pub mod mutual_rooms;
 pub mod presence;
 pub mod profile;
+pub mod push;
 pub mod push_rule;
 pub mod read_marker;
 pub mod receipt;

@@ -43,6 +43,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::tag::routes(routes);
     let routes = client::filter::routes(routes);
     let routes = client::push_rule::routes(routes);
+    let routes = client::push::routes(routes);
     let routes = client::receipt::routes(routes);
     let routes = client::read_marker::routes(routes);
     let routes = client::typing::routes(routes);
@@ -103,7 +104,8 @@ pub fn build_federation(app: App) -> Option<Router> {
 
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
-    build_from(app, admin::room::routes(admin::user::routes(Routes::default())))
+    let routes = admin::room::routes(admin::user::routes(Routes::default()));
+    build_from(app, admin::backup::routes(routes))
 }
 
 /// What clients and other servers are served: methods, and paths whose parameters are numbered.

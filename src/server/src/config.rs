@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 pub mod accounts;
+mod backup;
 mod egress;
 mod ephemeral;
 mod example;
@@ -16,6 +17,7 @@ mod listeners;
 mod logging;
 mod media;
 mod option;
+mod push;
 mod read;
 mod reload;
 mod rooms;
@@ -26,6 +28,7 @@ mod value;
 
 pub use self::{
     accounts::{Accounts, Registration},
+    backup::Backup,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
@@ -35,6 +38,7 @@ pub use self::{
     logging::{LogFormat, Logging},
     media::Media,
     option::{Note, OptionInfo, Section, SectionInfo},
+    push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
     rooms::{ROOM_VERSIONS, Rooms, Who},
@@ -77,12 +81,14 @@ sections! {
     server: Server,
     listeners: Listeners,
     storage: Storage,
+    backup: Backup,
     accounts: Accounts,
     rooms: Rooms,
     federation: Federation,
     egress: Egress,
     ephemeral: Ephemeral,
     media: Media,
+    push: Push,
     limits: Limits,
     logging: Logging,
 }

@@ -275,6 +275,11 @@ impl Write {
         self.batch.ops.is_empty()
     }
 
+    /// How many rows and ranges it changes.
+    pub fn len(&self) -> usize {
+        self.batch.ops.len()
+    }
+
     /// Stores a row; pending positions in key or value become the commit's.
     pub fn put<T: Table>(&mut self, key: &T::Key, value: &T::Value) {
         let (key, in_key) = storage_key::<T>(key);

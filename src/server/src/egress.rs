@@ -140,7 +140,8 @@ impl Egress {
             Purpose::Federation if self.config.get().federation.mode == FederationMode::Off => {
                 Err(EgressError::Off("federation"))
             }
-            Purpose::Federation => Ok(()),
+            Purpose::Push if !self.config.get().push.enabled => Err(EgressError::Off("push")),
+            Purpose::Federation | Purpose::Push => Ok(()),
         }
     }
 }

@@ -61,6 +61,11 @@ pub enum Happened {
         /// Hash of the server's name.
         server: Hash128,
     },
+    /// All of the state of a room is here that was joined before it was.
+    Whole {
+        /// The room.
+        room: RoomNumber,
+    },
 }
 
 impl Happened {

@@ -43,7 +43,8 @@ pub struct Profiles {
 }
 
 /// The fields of a profile that member events repeat.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
 pub struct MemberProfile {
     /// `displayname`
     pub displayname: Option<String>,

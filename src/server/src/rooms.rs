@@ -48,8 +48,10 @@ pub mod membership;
 pub mod mutual;
 pub mod outside;
 pub mod pagination;
+pub mod partial;
 pub mod policy;
 mod power;
+mod pushing;
 pub mod read;
 pub mod relations;
 mod render;
@@ -156,6 +158,7 @@ pub(crate) struct Core {
     pub(crate) account_data: AccountData,
     kept: shown::Kept,
     policy: policy::Port,
+    partials: partial::Partials,
     rooms: Cache<RoomNumber, Arc<Room>>,
     by_name: Cache<OwnedRoomId, RoomNumber>,
     numbers: Counter,
@@ -197,6 +200,7 @@ impl Rooms {
         let numbers = Counter::after(newest.rows.first().map(|(number, _)| number.0));
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
         let states = state::States::new(database.clone(), options.node_cache_bytes);
+        let partials = partial::Partials::open(&database).await?;
         let core = Core {
             account_data: AccountData::new(database.clone()),
             database,
@@ -214,6 +218,7 @@ impl Rooms {
             options,
             kept: shown::Kept::default(),
             policy: policy::Port::default(),
+            partials,
             rooms: Cache::new(ROOMS_KEPT_MAX),
             by_name: Cache::new(ROOMS_KEPT_MAX),
             numbers,
@@ -277,9 +282,18 @@ impl Rooms {
 
     /// Users of the room with this membership.
     pub async fn members(&self, room: RoomNumber, membership: Membership) -> Result<Vec<UserNumber>, Error> {
+        Ok(self.member_rows(room, membership).await?.into_iter().map(|(user, _)| user).collect())
+    }
+
+    /// The same with the events that say so.
+    pub async fn member_rows(
+        &self,
+        room: RoomNumber,
+        membership: Membership,
+    ) -> Result<Vec<(UserNumber, EventNumber)>, Error> {
         let rows = self.core.database.scan_all(crate::database::Range::<RoomMember>::prefix(&room)).await?;
         let of_kind = rows.into_iter().filter(|(_, row)| row.value.membership == membership);
-        Ok(of_kind.map(|((_, user), _)| user).collect())
+        Ok(of_kind.map(|((_, user), row)| (user, row.value.event)).collect())
     }
 
     /// Rooms that a local user has this membership of.

@@ -49,6 +49,7 @@ use crate::{
 };
 
 pub mod activity;
+mod badge;
 mod device_lists;
 mod follow;
 mod json;
@@ -57,6 +58,7 @@ mod lazy;
 pub mod members;
 pub mod memberships;
 mod outside;
+mod partial;
 mod plan;
 mod prefetch;
 mod quiet;

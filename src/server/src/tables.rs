@@ -24,7 +24,9 @@ pub mod media;
 pub mod meta;
 pub mod notified;
 pub mod outbox;
+pub mod partial;
 pub mod profiles;
+pub mod push;
 pub mod rooms;
 pub mod threads;
 pub mod upkeep;
@@ -326,6 +328,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
+        push::TABLES,
         keys::TABLES,
         inbox::TABLES,
         inbound::TABLES,
@@ -334,6 +337,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         threads::TABLES,
         upkeep::TABLES,
         outbox::TABLES,
+        partial::TABLES,
     ]
     .into_iter()
     .flatten()

@@ -1,7 +1,8 @@
-//! Finding users of this server by id or display name (§User Directory).
+//! Finding users by id or display name (§User Directory).
 //!
-//! Only the profile is searched: what a user calls themselves in one room is that room's business. Names are in no index,
-//! so that no key holds one: a search reads the accounts in turn, up to a limit.
+//! Of this server's users only the profile is searched: what they call themselves in one room is that room's business. Of
+//! others it is what they show in rooms of the caller's. Names are in no index, so that no key holds one: a search reads the
+//! accounts, and the members of the caller's rooms, in turn, up to a limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,8 @@ const TERM_BYTES_MAX: usize = 256;
 const CHUNK_ACCOUNTS: usize = 500;
 /// Most accounts read for a search; those who came later are not found.
 const ACCOUNTS_READ_MAX: usize = 50_000;
+/// Most members of the caller's rooms read for a search.
+const MEMBERS_READ_MAX: usize = 5_000;
 /// Most users whose name fits, of whom it is asked whether the caller may know of them.
 const MATCHES_MAX: usize = 2_000;
 
@@ -85,13 +88,18 @@ impl UserDirectory {
         if term.is_empty() || term.len() > TERM_BYTES_MAX || limit == 0 {
             return Ok(found);
         }
-        let (mut matches, complete) = self.matches(caller, &term).await?;
-        found.limited = !complete;
+        let own: BTreeSet<RoomNumber> =
+            self.rooms.rooms_of(caller.user, Membership::Join).await?.into_iter().collect();
+        let (mut matches, complete) = self.matches(&term).await?;
+        let (others, all) = self.matches_elsewhere(&own, &term).await?;
+        matches.extend(others);
+        found.limited = !(complete && all);
         matches.sort_by(|left, right| left.fit.cmp(&right.fit).then(left.user.cmp(&right.user)));
-        let own = self.rooms.rooms_of(caller.user, Membership::Join).await?.into_iter().collect();
         let mut sight = Sight { own, public: BTreeMap::new() };
         for candidate in matches {
-            if !self.may_know(candidate.user, &mut sight).await? {
+            if self.rooms.is_ours(&candidate.found.user_id)
+                && !self.may_know(candidate.user, &mut sight).await?
+            {
                 continue;
             }
             if found.users.len() >= limit {
@@ -103,8 +111,46 @@ impl UserDirectory {
         Ok(found)
     }
 
-    /// The users whose name fits, whether or not the caller may know of them; whether these are all.
-    async fn matches(&self, caller: &Caller, term: &str) -> Result<(Vec<Match>, bool), Error> {
+    /// The users of other servers in these rooms whose name fits; whether these are all.
+    async fn matches_elsewhere(
+        &self,
+        rooms: &BTreeSet<RoomNumber>,
+        term: &str,
+    ) -> Result<(Vec<Match>, bool), Error> {
+        let words: Vec<&str> = term.split_whitespace().collect();
+        let mut matches: BTreeMap<UserNumber, Match> = BTreeMap::new();
+        let mut left = MEMBERS_READ_MAX;
+        for room in rooms {
+            let room = self.rooms.get(*room).await?;
+            let mut members = self.rooms.member_rows(room.number, Membership::Join).await?;
+            let complete = members.len() <= left;
+            members.truncate(left);
+            left = left.saturating_sub(members.len());
+            for chunk in members.chunks(CHUNK_ACCOUNTS) {
+                let numbers: Vec<_> = chunk.iter().map(|(_, event)| *event).collect();
+                let events = self.rooms.events().load_many(room.number, &numbers).await?;
+                for ((user, _), event) in chunk.iter().zip(events) {
+                    let user_id =
+                        event.record.state_key.as_deref().and_then(|id| OwnedUserId::try_from(id).ok());
+                    let Some(user_id) = user_id.filter(|user_id| !self.rooms.is_ours(user_id)) else {
+                        continue;
+                    };
+                    let profile: MemberProfile = event.pdu(&room)?.content_as().unwrap_or_default();
+                    if let Some(fit) = fit(&user_id, profile.displayname.as_deref(), term, &words) {
+                        let found = FoundUser { user_id, profile };
+                        matches.entry(*user).or_insert(Match { fit, user: *user, found });
+                    }
+                }
+            }
+            if !complete {
+                return Ok((matches.into_values().collect(), false));
+            }
+        }
+        Ok((matches.into_values().collect(), true))
+    }
+
+    /// The users of this server whose name fits, whether or not the caller may know of them; whether these are all.
+    async fn matches(&self, term: &str) -> Result<(Vec<Match>, bool), Error> {
         let words: Vec<&str> = term.split_whitespace().collect();
         let mut matches = Vec::new();
         let (mut after, mut read) = (None, 0_usize);
@@ -112,7 +158,7 @@ impl UserDirectory {
             let (accounts, more) = self.users.list_accounts(after, CHUNK_ACCOUNTS).await?;
             after = accounts.last().map(|(user, _)| *user);
             read = read.saturating_add(accounts.len());
-            let shown = accounts.iter().filter(|(user, account)| *user != caller.user && is_shown(account));
+            let shown = accounts.iter().filter(|(_, account)| is_shown(account));
             let users: Vec<UserNumber> = shown.map(|(user, _)| *user).collect();
             let ids = self.users.ids(&users).await?;
             let profiles = self.profiles.member_profiles(&users).await?;

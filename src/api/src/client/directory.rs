@@ -45,6 +45,8 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(get_public_rooms_filtered)
 }
 
+/// Servers that are told of as knowing a room.
+const SERVERS_MAX: usize = 100;
 /// Rooms on one page of the directory where the client does not say.
 const PAGE_ROOMS: usize = 100;
 
@@ -58,7 +60,13 @@ async fn get_alias(app: App, (): (), request: get::Request) -> Result<get::Respo
     let number = app.rooms.resolve_alias(request.room_alias.as_str()).await?;
     let number = number.ok_or(AliasError::NotFound)?;
     let room_id = app.rooms.get(number).await?.room_id.clone();
-    Ok(get::Response::new(room_id, vec![app.users.server_name().to_owned()]))
+    let own = app.users.server_name().to_owned();
+    let mut servers = vec![own.clone()];
+    if let Some(outbox) = &app.outbox {
+        let others = outbox.servers_of(number).await?;
+        servers.extend(others.iter().filter(|server| **server != own).take(SERVERS_MAX).cloned());
+    }
+    Ok(get::Response::new(room_id, servers))
 }
 
 /// `PUT /_matrix/client/v3/directory/room/{roomAlias}`

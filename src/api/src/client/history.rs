@@ -178,6 +178,7 @@ async fn get_room_event(app: App, session: Guest, request: event::Request) -> Re
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/state`
 async fn get_state_events(app: App, session: Guest, request: state::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let events = app.rooms.state_events(&view, None).await?;
     Ok(json_bytes(array(&app.rooms.render(&view, &events, true).await?)))
@@ -190,9 +191,11 @@ async fn get_state_event_for_key(
     request: state_event::Request,
 ) -> Result<Response> {
     let not_found = || Error::not_found("The room has no such state");
-    let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let kind = request.event_type.to_string();
-    let event = app.rooms.state_event(&view, &kind, &request.state_key).await?.ok_or_else(not_found)?;
+    let caller = caller(&session);
+    let (view, event) =
+        app.rooms.whole_state_event(&request.room_id, &caller, &kind, &request.state_key).await?;
+    let event = event.ok_or_else(not_found)?;
     if request.format == StateEventFormat::Event {
         let json = app.rooms.render(&view, &[event], true).await?.pop().ok_or_else(not_found)?;
         return Ok(json_bytes(json));
@@ -203,6 +206,7 @@ async fn get_state_event_for_key(
 
 /// `GET /_matrix/client/v3/rooms/{roomId}/members`
 async fn get_member_events(app: App, session: Guest, request: members::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.view(&request.room_id, &caller(&session)).await?;
     let root = match &request.at {
         Some(at) => {
@@ -232,6 +236,7 @@ async fn get_member_events(app: App, session: Guest, request: members::Request) 
 ///
 /// Who shows no name or avatar has `null` there: clients look for the fields.
 async fn joined_members(app: App, session: Guest, request: joined_members::Request) -> Result<Response> {
+    app.rooms.wait_whole(&request.room_id).await?;
     let view = app.rooms.joined_view(&request.room_id, &caller(&session)).await?;
     let events =
         app.rooms.member_events(&view, view.root, |membership| membership == Membership::Join).await?;

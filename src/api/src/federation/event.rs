@@ -123,7 +123,9 @@ impl From<ServeError> for Error {
     fn from(error: ServeError) -> Self {
         match error {
             ServeError::UnknownRoom | ServeError::UnknownEvent => Self::not_found(error.to_string()),
-            ServeError::Denied | ServeError::Outside => Self::forbidden(error.to_string()),
+            ServeError::Denied | ServeError::Outside | ServeError::Partial => {
+                Self::forbidden(error.to_string())
+            }
             ServeError::Storage(error) => error.into(),
         }
     }

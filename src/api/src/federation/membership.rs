@@ -26,8 +26,10 @@ use crate::{
     error::{Error, Result},
 };
 
+mod v1;
+
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes
+    v1::routes(routes)
         .endpoint(prepare_join_event)
         .endpoint(create_join_event)
         .endpoint(prepare_leave_event)

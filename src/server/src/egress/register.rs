@@ -12,6 +12,8 @@ use std::{
 pub enum Purpose {
     /// Other Matrix servers: discovery, keys, rooms.
     Federation,
+    /// Push gateways, which users' applications name.
+    Push,
 }
 
 impl Purpose {
@@ -19,6 +21,7 @@ impl Purpose {
     pub fn name(self) -> &'static str {
         match self {
             Self::Federation => "federation",
+            Self::Push => "push",
         }
     }
 }

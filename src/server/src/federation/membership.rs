@@ -4,7 +4,7 @@
 //! that it ends cleanly when the client goes away; a row says that a join is under way, so that a restart ends it too.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
@@ -22,6 +22,7 @@ use crate::{
     clock::Clock,
     database::Database,
     identity::Identity,
+    numbers::RoomNumber,
     rooms::{Room, Rooms, ingest::Verified},
     tasks::Tasks,
     users::Users,
@@ -32,6 +33,7 @@ mod invite;
 mod join;
 mod knock;
 mod leave;
+mod partial;
 mod path;
 mod resume;
 mod summary;
@@ -95,14 +97,18 @@ struct Inner {
     sources: RemoteMembershipSources,
     /// One join of a room at a time: the second finds the room here.
     flights: Mutex<HashMap<OwnedRoomId, Weak<tokio::sync::Mutex<()>>>>,
+    /// Rooms whose state is being fetched.
+    completing: Mutex<HashSet<RoomNumber>>,
 }
 
 impl RemoteMembership {
     /// Makes the service, and ends the joins that were under way when the server was stopped.
     pub fn start(sources: RemoteMembershipSources) -> Self {
-        let service = Self(Arc::new(Inner { sources, flights: Mutex::default() }));
+        let service =
+            Self(Arc::new(Inner { sources, flights: Mutex::default(), completing: Mutex::default() }));
         if service.0.sources.remote.is_some() {
             service.start_resuming();
+            service.resume_completing();
         }
         service
     }

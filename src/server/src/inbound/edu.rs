@@ -23,6 +23,7 @@ use crate::{
     presence::Told,
     receipts::{Marks, ReceiptError},
     rooms::Room,
+    tables::rooms::Membership,
     to_device::ToDeviceError,
 };
 
@@ -112,6 +113,10 @@ impl Inbound {
 
     /// The devices or keys of a user changed: whoever shares a room asks for them anew. They are kept nowhere here.
     async fn hear_keys(&self, origin: &ServerName, user_id: &UserId) -> Result<(), Error> {
+        if user_id.server_name() == origin && self.0.rooms.is_in_partial_room(origin) {
+            let user = self.0.users.number_or_new(user_id).await?;
+            self.0.rooms.note_device_list(origin, user).await?;
+        }
         let Some((user, rooms)) = self.acquaintance(origin, user_id).await? else { return Ok(()) };
         let mut write = Write::new();
         devices::list_changed(&mut write, user);
@@ -120,7 +125,8 @@ impl Inbound {
         Ok(())
     }
 
-    /// A room, and a user of the server who has joined it; none where the server has no say in it.
+    /// A room, and a user of the server who has joined it; none where the server has no say in it. Where members of the
+    /// room are missing, the server's word is taken that one is there who is not known.
     async fn member(
         &self,
         origin: &ServerName,
@@ -131,6 +137,12 @@ impl Inbound {
             return Ok(None);
         }
         let Standing::Allowed(room) = self.standing(origin, room_id).await? else { return Ok(None) };
+        if self.0.rooms.is_partial(room.number) {
+            let user = self.0.users.number_or_new(user_id).await?;
+            let member = self.0.rooms.member(room.number, user).await?;
+            let may_be_in = member.is_none_or(|member| member.membership == Membership::Join);
+            return Ok(may_be_in.then_some((room, user)));
+        }
         let Some(user) = self.0.users.number(user_id).await? else { return Ok(None) };
         Ok(self.0.rooms.is_joined(room.number, user).await?.then_some((room, user)))
     }

@@ -6,7 +6,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use allod_matrix::{auth::References, event::countersign, stripped};
 use ruma::{CanonicalJsonObject, EventId, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId};
@@ -20,10 +20,12 @@ use super::{Inbound, serve::ServeError, standing::Standing};
 use crate::{
     database::{Error, Write},
     log::Happened,
+    numbers::{EventNumber, UserNumber},
     rooms::{
         Room,
         event::StoredEvent,
         ingest::{Incoming, IngestError, IngestOutcome, Placement, Verified},
+        membership,
         template::TemplateError,
     },
     tables::rooms::{EventStatus, Membership},
@@ -140,34 +142,18 @@ impl Inbound {
         self.countersign(&mut through).await?;
         let stored = self.take(&through, event_id).await?;
         let rooms = &self.0.rooms;
-        let mut state = rooms.state_of(&through.room, stored.record.state_before, None).await?;
-        let full = rooms.auth_chain(&through.room, &state).await?;
-        let servers = rooms.servers_in(&through.room).await?;
-        let servers = servers.into_iter().map(|server| server.to_string()).collect();
+        let state = rooms.state_of(&through.room, stored.record.state_before, None).await?;
+        let servers = servers_in(&through.room, &state)?;
         if !omit_members {
-            return Ok(Joined {
-                event: through.raw,
-                state,
-                auth_chain: full,
-                servers,
-                members_omitted: false,
-            });
+            let auth_chain = rooms.auth_chain(&through.room, &state).await?;
+            return Ok(Joined { event: through.raw, state, auth_chain, servers, members_omitted: false });
         }
-        let is_named = state
-            .iter()
-            .any(|event| matches!(event.record.kind.as_str(), "m.room.name" | "m.room.canonical_alias"));
-        let mut heroes = if is_named { 0 } else { HEROES };
-        state.retain(|event| {
-            if event.record.kind != "m.room.member" {
-                return true;
-            }
-            let is_kept = heroes > 0;
-            heroes = heroes.saturating_sub(1);
-            is_kept
-        });
+        let state = without_members(state, stored.record.sender);
         let mut needed = state.clone();
         needed.push(stored);
-        let auth_chain = rooms.auth_chain(&through.room, &needed).await?;
+        let mut auth_chain = rooms.auth_chain(&through.room, &needed).await?;
+        let shown: BTreeSet<EventNumber> = state.iter().map(|event| event.number).collect();
+        auth_chain.retain(|event| !shown.contains(&event.number));
         Ok(Joined { event: through.raw, state, auth_chain, servers, members_omitted: true })
     }
 
@@ -202,9 +188,12 @@ impl Inbound {
         Ok(shown)
     }
 
-    /// A room that a server may come into.
+    /// A room that a server may come into. Not one of which members are missing: it could not be shown.
     async fn room_open_to(&self, server: &ServerName, room_id: &RoomId) -> Result<Arc<Room>, ThroughError> {
         match self.standing(server, room_id).await? {
+            Standing::Allowed(room) | Standing::Outside(room) if self.0.rooms.is_partial(room.number) => {
+                Err(ServeError::UnknownRoom.into())
+            }
             Standing::Allowed(room) | Standing::Outside(room) => Ok(room),
             Standing::Denied => Err(ServeError::Denied.into()),
             Standing::Unknown => Err(ServeError::UnknownRoom.into()),
@@ -293,4 +282,31 @@ impl Inbound {
         let event = self.0.rooms.event(room, event_id).await?;
         event.ok_or_else(|| ThroughError::Invalid("the event has another id".to_owned()))
     }
+}
+
+/// The servers whose users have joined in a state.
+fn servers_in(room: &Room, state: &[Arc<StoredEvent>]) -> Result<Vec<String>, Error> {
+    let mut servers = BTreeSet::new();
+    for event in state.iter().filter(|event| event.record.kind == "m.room.member") {
+        let joined = membership::of(&*event.pdu(room)?) == Some(Membership::Join);
+        let user_id = event.record.state_key.as_deref().and_then(|id| <&UserId>::try_from(id).ok());
+        servers.extend(user_id.filter(|_| joined).map(|user_id| user_id.server_name().to_string()));
+    }
+    Ok(servers.into_iter().collect())
+}
+
+/// A state with those members only that a client names a room without a name after, and the one who joins.
+fn without_members(mut state: Vec<Arc<StoredEvent>>, joining: UserNumber) -> Vec<Arc<StoredEvent>> {
+    let names = ["m.room.name", "m.room.canonical_alias"];
+    let is_named = state.iter().any(|event| names.contains(&event.record.kind.as_str()));
+    let mut heroes = if is_named { 0 } else { HEROES };
+    state.retain(|event| {
+        if event.record.kind != "m.room.member" {
+            return true;
+        }
+        let is_kept = heroes > 0 || event.record.sender == joining;
+        heroes = heroes.saturating_sub(1);
+        is_kept
+    });
+    state
 }

@@ -29,6 +29,9 @@ pub enum ServeError {
     /// The asking server is not in the room.
     #[error("your server is not in the room")]
     Outside,
+    /// Members of the room are not known yet, so that nothing can be said of it.
+    #[error("this server does not know all of the room's state yet")]
+    Partial,
     /// The room has no such event here.
     #[error("there is no such event in the room")]
     UnknownEvent,
@@ -59,6 +62,7 @@ impl Inbound {
     /// A room that the server is in.
     pub async fn room_for(&self, server: &ServerName, room_id: &RoomId) -> Result<Arc<Room>, ServeError> {
         match self.standing(server, room_id).await? {
+            Standing::Allowed(room) if self.0.rooms.is_partial(room.number) => Err(ServeError::Partial),
             Standing::Allowed(room) => Ok(room),
             Standing::Outside(_) => Err(ServeError::Outside),
             Standing::Denied => Err(ServeError::Denied),
@@ -78,7 +82,7 @@ impl Inbound {
                     return seen.into_iter().next().ok_or(ServeError::UnknownEvent);
                 }
                 Err(error @ (ServeError::Storage(_) | ServeError::Denied)) => return Err(error),
-                Err(error @ ServeError::Outside) => refused = error,
+                Err(error @ (ServeError::Outside | ServeError::Partial)) => refused = error,
                 Err(ServeError::UnknownRoom | ServeError::UnknownEvent) => {}
             }
         }

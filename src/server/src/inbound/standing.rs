@@ -50,6 +50,9 @@ impl Inbound {
 
     /// The servers whose users have joined a room.
     pub(super) async fn servers_in(&self, room: &Room) -> Result<Arc<BTreeSet<OwnedServerName>>, Error> {
+        if self.0.rooms.is_partial(room.number) {
+            return Ok(Arc::new(self.0.rooms.servers_in(room).await?));
+        }
         // Read first: a change that comes between makes the set newer than its mark, which costs a reading.
         let root = self.0.rooms.current_root(room.number).await?;
         if let Some((known, servers)) = self.0.servers.0.get(&room.number)

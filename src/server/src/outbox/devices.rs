@@ -17,20 +17,24 @@ use serde_json::{Map, Value, json, value::RawValue};
 use super::{
     Inner,
     queue::{self, Queued},
+    servers::{membership_stated, server_of_target},
 };
 use crate::{
-    database::{Error, Write},
+    database::{Error, Range, Write},
     keys::Queried,
     numbers::{Hash128, RoomNumber, UserNumber},
     tables::{
         Stamped,
         outbox::{AnnouncedDevices, AnnouncedRecord},
-        rooms::{Membership, UserMembershipChange},
+        partial::PartialServer,
+        rooms::{Membership, Timeline, UserMembershipChange},
     },
 };
 
 /// Bytes of rows in one commit.
 const COMMIT_BYTES_MAX: usize = 512 * 1024;
+/// Members that are looked at together.
+const CHUNK_USERS: usize = 1_000;
 /// Positions that a number has room for, so that a restored backup's numbers are higher than all that came before.
 const GENERATION_BITS: u32 = 40;
 
@@ -39,6 +43,12 @@ struct Shown {
     /// Keys by device; none for a device without.
     devices: BTreeMap<OwnedDeviceId, (Option<String>, Option<Box<RawValue>>)>,
     cross_signing: (Option<Box<RawValue>>, Option<Box<RawValue>>),
+}
+
+impl Shown {
+    fn has_keys(&self) -> bool {
+        self.cross_signing.0.is_some() || self.devices.values().any(|(_, keys)| keys.is_some())
+    }
 }
 
 impl Inner {
@@ -82,13 +92,66 @@ impl Inner {
         if change.membership != Membership::Join || change.before == Some(Membership::Join) {
             return Ok(false);
         }
+        if self.sources.rooms.is_partial(room) {
+            // Whom to tell is known when the members are.
+            return Ok(false);
+        }
+        self.introduce(room, user, None, at).await
+    }
+
+    /// A room is whole that was joined before its members were known: the servers in it are told of the devices of the
+    /// local users in it, and so are those that were in it meanwhile without our knowing.
+    pub(super) async fn introduce_all(
+        self: &Arc<Self>,
+        room: RoomNumber,
+        at: Position,
+    ) -> Result<bool, Error> {
+        let rooms = &self.sources.rooms;
+        let known = rooms.get(room).await?;
+        let (joins, told) = rooms.was_partial(room).await?;
+        let mut missed = BTreeSet::new();
+        let mut first = at;
+        for join in rooms.events().load_many(room, &joins).await? {
+            first = first.min(join.position);
+            missed
+                .extend(self.recipients.servers.at(&known, join.record.state_before).await?.iter().cloned());
+        }
+        let range = Range::<Timeline>::between(&(room, first), &(room, at));
+        let events: Vec<_> =
+            self.sources.database.scan_all(range).await?.into_iter().map(|(_, number)| number).collect();
+        for event in rooms.events().load_many(room, &events).await? {
+            if membership_stated(&known, &event)? == Some(Membership::Join) {
+                missed.extend(server_of_target(&event));
+            }
+        }
+        missed.retain(|server| !told.contains(server) && self.recipients.allows(server));
+        let mut any = false;
+        for members in rooms.members(room, Membership::Join).await?.chunks(CHUNK_USERS) {
+            let ids = self.sources.users.ids(members).await?;
+            for (user, user_id) in members.iter().zip(ids) {
+                if user_id.is_some_and(|user_id| self.sources.identity.is_ours(&user_id)) {
+                    any |= self.introduce(room, *user, Some(missed.clone()), at).await?;
+                }
+            }
+        }
+        let mut write = Write::new();
+        write.delete_prefix::<PartialServer>(&room);
+        self.sources.database.commit(write).await?;
+        Ok(any)
+    }
+
+    /// Tells the servers in a room that share no other with a user to ask for the user's devices anew. Where some time has
+    /// passed since the user joined, also those that missed something since; the rest only if there are keys to ask for.
+    async fn introduce(
+        self: &Arc<Self>,
+        room: RoomNumber,
+        user: UserNumber,
+        missed: Option<BTreeSet<OwnedServerName>>,
+        at: Position,
+    ) -> Result<bool, Error> {
         let Some(user_id) = self.sources.users.id(user).await? else { return Ok(false) };
         let room = self.sources.rooms.get(room).await?;
         let mut new = self.recipients.of_room(&room).await?;
-        new.remove(self.sources.identity.server_name());
-        if new.is_empty() {
-            return Ok(false);
-        }
         for other in self.sources.rooms.rooms_of(user, Membership::Join).await? {
             if other != room.number {
                 let other = self.sources.rooms.get(other).await?;
@@ -97,6 +160,16 @@ impl Inner {
             }
         }
         let shown = self.shown(user, &user_id).await?;
+        if let Some(missed) = missed {
+            if !shown.has_keys() {
+                new.clear();
+            }
+            new.extend(missed);
+        }
+        new.remove(self.sources.identity.server_name());
+        if new.is_empty() {
+            return Ok(false);
+        }
         let Some((device_id, (name, keys))) = shown.devices.first_key_value() else { return Ok(false) };
         let mut told = self.announced(user).await?;
         told.stream = told.stream.saturating_add(1).max(self.first_number(at));

@@ -136,6 +136,7 @@ impl Inner {
             Happened::Receipt { room } => self.hand_out_receipts(room, at).await,
             Happened::DeviceList { user } => self.announce_devices(user, at).await,
             Happened::Membership { room, user } => self.introduce_devices(room, user, at).await,
+            Happened::Whole { room } => self.introduce_all(room, at).await,
             _ => Ok(false),
         }
     }

@@ -48,6 +48,7 @@ impl Recipients {
         let stated = membership_stated(room, event)?;
         // The server through which we came into the room tells the others.
         let arrives = stated == Some(Membership::Join) && !before.contains(self.identity.server_name());
+        let before = self.servers.around(room, event.record.state_before).await?;
         if arrives && self.identity.is_ours(&pdu.sender) && !before.is_empty() {
             return Ok(BTreeSet::new());
         }

@@ -55,7 +55,22 @@ impl RoomServers {
     /// The servers with joined members now, this one among them if it has any.
     pub async fn now(&self, room: &Room) -> Result<Arc<BTreeSet<OwnedServerName>>, Error> {
         let root = self.rooms.current_root(room.number).await?;
-        self.at(room, root).await
+        self.around(room, root).await
+    }
+
+    /// The servers in a room at an event with this state before it: also those of which we were told, while members of
+    /// the room are missing.
+    pub(super) async fn around(
+        &self,
+        room: &Room,
+        root: StateRoot,
+    ) -> Result<Arc<BTreeSet<OwnedServerName>>, Error> {
+        let told = self.rooms.told_servers(room.number);
+        let known = self.at(room, root).await?;
+        Ok(match told {
+            Some(told) => Arc::new(known.union(&told).cloned().collect()),
+            None => known,
+        })
     }
 
     /// The servers with members that have joined in this state of the room.

@@ -1,10 +1,10 @@
 //! Coming to know a room through another server: the first events, and the state, of a room that somebody here joins.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use allod_matrix::{auth, event::pdu::Pdu};
 use allod_storage::CommitError;
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId, UserId};
 
 use super::{
     Room, Rooms,
@@ -15,6 +15,7 @@ use crate::{
     numbers::RoomNumber,
     tables::{
         Stamped,
+        partial::PartialRecord,
         rooms::{
             EventStatus, HeadRecord, HeadVersion, Membership, Room as RoomTable, RoomByName, RoomHead,
             RoomRecord,
@@ -35,6 +36,17 @@ pub struct Adopt {
     pub auth_chain: Vec<Verified>,
     /// The join.
     pub event: Verified,
+    /// Where members are left out of `state`: who says so, and which servers are in the room.
+    pub partial: Option<PartialState>,
+}
+
+/// A state without its members (MSC3706).
+#[derive(Clone, Debug)]
+pub struct PartialState {
+    /// The server that let us in.
+    pub via: OwnedServerName,
+    /// The servers in the room, as it says.
+    pub servers: BTreeSet<OwnedServerName>,
 }
 
 /// Why a room was not taken over.
@@ -46,6 +58,9 @@ pub enum AdoptError {
     /// What the other server shows is no room that could be joined so.
     #[error("{0}")]
     Invalid(String),
+    /// The room's rules do not let the user in.
+    #[error("{0}")]
+    Forbidden(String),
     /// Events that the join itself needs are not among those given.
     #[error("the other server left out what the join needs")]
     Missing(Vec<OwnedEventId>),
@@ -68,7 +83,7 @@ impl Rooms {
     /// Interrupted, it leaves a room that nobody is in; adopting it again goes on where it stopped. What was known of a
     /// room that nobody here is joined to any more no longer counts for its current state.
     pub async fn adopt(&self, adopt: Adopt) -> Result<Arc<Room>, AdoptError> {
-        let Adopt { room_id, version, state, auth_chain, event } = adopt;
+        let Adopt { room_id, version, state, auth_chain, event, partial } = adopt;
         let create = state.iter().find(|event| event.pdu.is("m.room.create", ""));
         let Some(create) = create else {
             return Err(AdoptError::Invalid("the room has no create event".to_owned()));
@@ -78,7 +93,6 @@ impl Rooms {
         if named != version {
             return Err(AdoptError::Invalid("the room is of another version".to_owned()));
         }
-        self.number_users(state.iter().chain(&auth_chain)).await?;
         if version.rules().is_none() {
             return Err(AdoptError::Unsupported);
         }
@@ -90,15 +104,25 @@ impl Rooms {
         let state_ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
         let held = self.adopt_outliers(&room, state.into_iter().chain(auth_chain).collect()).await?;
         let state_ids = state_ids.into_iter().filter(|event_id| held.contains(event_id)).collect();
-        let join = Incoming { state: Some(state_ids), stale, ..Incoming::new(event, Placement::Live) };
-        let outcome = self.ingest(&room, vec![join]).await?.pop().map(|ingested| ingested.outcome);
+        let mut join = Incoming { state: Some(state_ids), stale, ..Incoming::new(event, Placement::Live) };
+        let is_partial = partial.is_some();
+        if let Some(PartialState { via, servers }) = partial {
+            self.begin_partial(room.number, &servers).await?;
+            let since_ms = self.core.clock.now_ms();
+            join.partial = Some(PartialRecord { via: via.to_string(), since_ms });
+        }
+        let outcome = self.ingest(&room, vec![join]).await;
+        if is_partial {
+            self.settle_partial(room.number).await?;
+        }
+        let outcome = outcome?.pop().map(|ingested| ingested.outcome);
         match outcome {
             Some(
                 IngestOutcome::Stored { status: EventStatus::Timeline, .. }
                 | IngestOutcome::Known { status: EventStatus::Timeline, .. },
             ) => Ok(room),
             Some(IngestOutcome::Stored { reason, .. }) => {
-                Err(AdoptError::Invalid(reason.unwrap_or_else(|| "the join was refused".to_owned())))
+                Err(AdoptError::Forbidden(reason.unwrap_or_else(|| "the join was refused".to_owned())))
             }
             Some(IngestOutcome::Missing(missing)) => {
                 Err(AdoptError::Missing([missing.auth, missing.state, missing.prev].concat()))
@@ -183,11 +207,12 @@ impl Rooms {
     }
 
     /// Stores events as outliers; returns those that are part of the room, without what is refused or hangs in the air.
-    async fn adopt_outliers(
+    pub(crate) async fn adopt_outliers(
         &self,
         room: &Arc<Room>,
         events: Vec<Verified>,
     ) -> Result<std::collections::HashSet<OwnedEventId>, AdoptError> {
+        self.number_users(events.iter()).await?;
         let mut events: Vec<Option<Incoming>> =
             events.into_iter().map(|event| Some(Incoming::new(event, Placement::Outlier))).collect();
         let order = super::ingest::order(&events.iter().flatten().cloned().collect::<Vec<_>>());

@@ -60,9 +60,16 @@ impl Rooms {
         Ok(ServerAcl::parse(&event.pdu(room)?.content).is_allowed(server))
     }
 
-    /// The servers whose users have joined the room, read anew.
+    /// The servers whose users have joined the room, read anew; while members are missing, also those of which we were
+    /// told.
     pub async fn servers_in(&self, room: &Room) -> Result<BTreeSet<OwnedServerName>, Error> {
-        self.servers_with(room, Membership::Join).await
+        let mut servers = self.servers_with(room, Membership::Join).await?;
+        if let Some(told) = self.told_servers(room.number) {
+            // Of this server we know better.
+            let own = self.core.identity.server_name();
+            servers.extend(told.iter().filter(|server| *server != own).cloned());
+        }
+        Ok(servers)
     }
 
     /// The servers with users of this membership of the room.

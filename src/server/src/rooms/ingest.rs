@@ -16,7 +16,10 @@ use super::{Room, Rooms, task::Message};
 use crate::{
     database::{Error, Range},
     numbers::EventNumber,
-    tables::rooms::{BackwardExtremity, EventStatus},
+    tables::{
+        partial::PartialRecord,
+        rooms::{BackwardExtremity, EventStatus},
+    },
 };
 
 /// Most events of one call.
@@ -73,12 +76,14 @@ pub struct Incoming {
     /// The newest ends of a room that nobody here is in any more: where they still are what they were, nothing of the
     /// room's state before counts.
     pub(super) stale: Option<Vec<EventNumber>>,
+    /// Members are left out of `state`: the room is partial from this join on, until the whole state is here.
+    pub(super) partial: Option<PartialRecord>,
 }
 
 impl Incoming {
     /// An event that follows what is here.
     pub fn new(event: Verified, placement: Placement) -> Self {
-        Self { event, placement, state: None, soft_fail: None, stale: None }
+        Self { event, placement, state: None, soft_fail: None, stale: None, partial: None }
     }
 }
 

@@ -115,7 +115,10 @@ impl Rooms {
         if kind == "m.room.canonical_alias" {
             self.check_canonical_alias(&room, content).await?;
         }
-        let draft = self.raw_draft(caller, kind, Some(state_key), content);
+        let draft = match without_authoriser(kind, content) {
+            Some(content) => self.raw_draft(caller, kind, Some(state_key), &raw(&content)?),
+            None => self.raw_draft(caller, kind, Some(state_key), content),
+        };
         let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
         Ok(self.append(&room, append).await?.event_id)
     }
@@ -214,6 +217,16 @@ fn aliases_of(content: &Value) -> Vec<Option<String>> {
     let one = content.get("alias").filter(|alias| !alias.is_null() && alias.as_str() != Some(""));
     let more = content.get("alt_aliases").and_then(Value::as_array).into_iter().flatten();
     one.into_iter().chain(more).map(|alias| alias.as_str().map(str::to_owned)).collect()
+}
+
+/// A member event's content without the name of who lets the member in, if there is one: servers put it in, not clients.
+fn without_authoriser(kind: &str, content: &RawValue) -> Option<Value> {
+    if kind != "m.room.member" {
+        return None;
+    }
+    let mut content: Value = serde_json::from_str(content.get()).ok()?;
+    content.as_object_mut()?.remove("join_authorised_via_users_server")?;
+    Some(content)
 }
 
 fn check_message(kind: &str, content: &RawValue) -> Result<(), SendError> {

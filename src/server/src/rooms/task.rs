@@ -21,8 +21,10 @@ use crate::{
     numbers::{DeviceNumber, Hash128},
 };
 
+mod complete;
 mod ingest;
 
+use complete::{CompleteJob, Stated};
 use ingest::IngestJob;
 
 /// Most events waiting for a room; more are refused with "busy".
@@ -46,6 +48,8 @@ pub(crate) enum Message {
     Append { append: Box<Append>, reply: Reply },
     /// Events that were not built here.
     Ingest { events: Vec<Incoming>, reply: oneshot::Sender<Result<Vec<Ingested>, IngestError>> },
+    /// The whole state of a room that was partial.
+    Complete { states: Box<Stated>, reply: complete::Reply },
 }
 
 /// A message that the task has taken, and how often it has tried.
@@ -60,6 +64,7 @@ enum Purpose {
     Append(Job, Appended),
     /// A batch of the call with this number.
     Ingest(u64, ingest::Part),
+    Complete(CompleteJob),
 }
 
 /// A commit under way.
@@ -83,6 +88,8 @@ struct RoomTask {
     /// Calls with events that are not prepared yet, in the order of their turns.
     turns: VecDeque<u64>,
     last_ingest: u64,
+    /// The room is to be made whole.
+    completions: VecDeque<CompleteJob>,
     /// Whether the next event can be prepared only when nothing is in flight.
     wants_quiet: bool,
     /// How often the head was read.
@@ -102,6 +109,7 @@ pub(super) async fn run(core: Arc<Core>, room: Arc<Room>, mut messages: mpsc::Re
         ingests: HashMap::new(),
         turns: VecDeque::new(),
         last_ingest: 0,
+        completions: VecDeque::new(),
         wants_quiet: false,
         loads: 0,
     };
@@ -135,12 +143,16 @@ impl RoomTask {
         match message {
             Message::Append { append, reply } => self.waiting.push_back(Job { append, reply, tries: 0 }),
             Message::Ingest { events, reply } => self.take_ingest(events, reply),
+            Message::Complete { states, reply } => {
+                self.completions.push_back(CompleteJob { states, reply });
+                self.wants_quiet = true;
+            }
         }
     }
 
     /// Whether something can be prepared now.
     fn can_go_on(&self) -> bool {
-        let works = !self.waiting.is_empty() || self.next_turn().is_some();
+        let works = !self.waiting.is_empty() || self.next_turn().is_some() || !self.completions.is_empty();
         // If something failed, all that was built on it must fail too before the head is read again.
         let quiet = self.wants_quiet || self.writer.is_none();
         works && self.pipeline.len() < IN_FLIGHT_MAX && (!quiet || self.pipeline.is_empty())
@@ -151,6 +163,9 @@ impl RoomTask {
         for _ in 0..STEPS_MAX {
             if !self.can_go_on() {
                 return;
+            }
+            if self.complete_step().await {
+                continue;
             }
             if let Some(job) = self.waiting.pop_front() {
                 self.start(job).await;
@@ -230,6 +245,7 @@ impl RoomTask {
         match purpose {
             Purpose::Append(job, appended) => self.finish_append(job, appended, own_checks, outcome),
             Purpose::Ingest(call, part) => self.finish_ingest(call, part, outcome),
+            Purpose::Complete(job) => self.finish_complete(job, outcome),
         }
     }
 

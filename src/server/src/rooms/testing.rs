@@ -1,7 +1,7 @@
 //! What tests of rooms stand on: the service over a store in memory, and other servers whose events are written by hand.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -23,10 +23,11 @@ use serde_json::{Value, json, value::to_raw_value};
 use super::{
     Room, RoomOptions, RoomSources, Rooms,
     access::View,
-    adopt::Adopt,
+    adopt::{Adopt, PartialState},
     event::StoredEvent,
     ingest::{Incoming, IngestOutcome, Placement, Verified},
     pagination::PaginationToken,
+    partial::StatedState,
     read::Direction,
     send::{Caller, TransactionName},
 };
@@ -346,6 +347,39 @@ impl Remote {
         self.nodes[event].event.clone()
     }
 
+    /// What a server answers to the join that this event is, if it leaves members out.
+    pub(crate) fn adopt_partially(&self, join: &OwnedEventId) -> Adopt {
+        let mut adopt = self.adopt(join);
+        adopt.state.retain(|event| event.pdu().kind != "m.room.member");
+        let servers = ["remote.test", "other.test", "bad.test"].map(|name| name.try_into().unwrap());
+        adopt.partial =
+            Some(PartialState { via: "remote.test".try_into().unwrap(), servers: BTreeSet::from(servers) });
+        // What allows the join and the state is shown all the same.
+        let mut wanted: Vec<OwnedEventId> = vec![join.clone()];
+        wanted.extend(adopt.state.iter().map(|event| event.pdu().event_id.clone()));
+        adopt.auth_chain = self.auth_chain(wanted).iter().map(|event| self.verified(event)).collect();
+        adopt
+    }
+
+    /// The events that allow these, and those that allow them.
+    pub(crate) fn auth_chain(&self, mut wanted: Vec<OwnedEventId>) -> Vec<OwnedEventId> {
+        let mut chain = Vec::new();
+        while let Some(event) = wanted.pop() {
+            for auth_event in &self.nodes[&event].event.pdu().auth_events {
+                if !chain.contains(auth_event) {
+                    chain.push(auth_event.clone());
+                    wanted.push(auth_event.clone());
+                }
+            }
+        }
+        chain
+    }
+
+    /// The state after an event, as its server states it.
+    pub(crate) fn stated(&self, event: &OwnedEventId) -> StatedState {
+        StatedState { before: self.nodes[event].before.values().cloned().collect(), event: event.clone() }
+    }
+
     /// What a server answers to the join that this event is.
     pub(crate) fn adopt(&self, join: &OwnedEventId) -> Adopt {
         let node = &self.nodes[join];
@@ -366,6 +400,7 @@ impl Remote {
             state: state.iter().map(|event| self.verified(event)).collect(),
             auth_chain: chain.iter().map(|event| self.verified(event)).collect(),
             event: node.event.clone(),
+            partial: None,
         }
     }
 }

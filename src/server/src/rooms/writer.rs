@@ -41,13 +41,17 @@ mod extremities;
 mod ingest;
 mod notify;
 mod outliers;
+mod partial;
 mod recompute;
 mod redaction;
 mod relation;
 mod resolve;
 mod state;
+mod whole;
 
 pub(crate) use ingest::Placed;
+pub(super) use notify::push_context;
+pub(crate) use whole::Wholeness;
 
 /// An event that a local user wants in a room.
 #[derive(Clone, Debug)]
@@ -159,6 +163,8 @@ pub(crate) struct Writer {
     resolved: HashMap<Vec<StateRoot>, StateRoot>,
     /// Whom events may notify, once that was asked.
     audience: Option<notify::Audience>,
+    /// What is known of the room while members of it are missing.
+    partial: Option<partial::Partial>,
 }
 
 impl Writer {
@@ -180,6 +186,7 @@ impl Writer {
             graph: AuthGraph::new(AUTH_GRAPH_BYTES_MAX),
             resolved: HashMap::new(),
             audience: Some(notify::Audience::default()),
+            partial: None,
         }
     }
 
@@ -193,7 +200,8 @@ impl Writer {
             let ours = core.identity.is_ours(&event.pdu(&room)?.sender);
             tips.push(extremities::Tip::of(&event, ours)?);
         }
-        Ok(Self { version, head, tips, founds: false, audience: None, ..Self::new(core, room) })
+        let partial = partial::Partial::load(&core.database, room.number).await?;
+        Ok(Self { version, head, tips, founds: false, audience: None, partial, ..Self::new(core, room) })
     }
 
     /// Builds the event on top of all that was prepared before, checks it, and makes its batch.
@@ -255,6 +263,7 @@ impl Writer {
             transaction: transaction.map(|(device, _, id)| (device, id)),
         };
         self.follow_audience(&pdu, sender).await?;
+        self.put_partial_local(number, &record.prev_events, &mut write);
         let changed = target.as_ref().map(|target| target.number).into_iter().collect();
         if let Some(target) = target {
             self.redact_target(&target, number, &mut write).await?;

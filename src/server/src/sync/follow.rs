@@ -113,13 +113,20 @@ impl Follower {
             Happened::DeviceList { .. } => self.activity.device_list(at),
             Happened::Receipt { room } => self.activity.receipt(room, at),
             Happened::State { room } => self.activity.state(room, at),
+            Happened::Whole { room } => {
+                // Events may have been taken out of the timeline.
+                self.tails.clear();
+                self.activity.event(room, at);
+            }
             Happened::Relay { .. } | Happened::Queued { .. } => {}
         }
     }
 
     async fn wake(&self, happened: Happened) {
         match happened {
-            Happened::Event { room, .. } | Happened::Receipt { room } => self.wakes.wake_room(room),
+            Happened::Event { room, .. } | Happened::Receipt { room } | Happened::Whole { room } => {
+                self.wakes.wake_room(room);
+            }
             Happened::Membership { user, .. }
             | Happened::UserData { user }
             | Happened::ToDevice { user, .. } => {

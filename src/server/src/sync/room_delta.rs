@@ -19,6 +19,7 @@ use allod_storage::Position;
 use super::{
     activity::Activity,
     lazy::{Listener, ToldMembers},
+    partial::Needed,
     prefetch::Prefetched,
     summary::Summary,
     tail::Tails,
@@ -327,7 +328,7 @@ impl RoomReader {
         timeline: &Timeline,
         summary: Option<&Summary>,
         whole: bool,
-    ) -> Result<Vec<EntryKey>, Error> {
+    ) -> Result<Vec<Needed>, Error> {
         let senders = timeline.events.iter().map(|(_, event)| event.record.sender);
         let heroes = summary.into_iter().flat_map(|summary| summary.heroes.iter().map(|(hero, _)| *hero));
         let own = whole.then_some(view.caller.user);
@@ -335,7 +336,8 @@ impl RoomReader {
         let users: Vec<_> = users.into_iter().collect();
         let ids = self.users.ids(&users).await?;
         let hash_key = &view.room.hash_key;
-        Ok(ids.into_iter().flatten().map(|id| hash_key.entry_key("m.room.member", id.as_str())).collect())
+        let keys = ids.into_iter().flatten().map(|id| hash_key.entry_key("m.room.member", id.as_str()));
+        self.with_cited(&view.room, timeline, keys.collect()).await
     }
 
     /// Adds the member events of the state that are needed and not known to the listener.
@@ -344,15 +346,16 @@ impl RoomReader {
         view: &View,
         window: Window,
         tree: StateRoot,
-        needed: &[EntryKey],
+        needed: &[Needed],
         lazy: LazyMembers,
         entries: &mut Entries,
     ) -> Result<(), Error> {
-        let found = self.rooms.states().get_many(&view.room, tree, needed).await?;
+        let keys: Vec<EntryKey> = needed.iter().map(|(key, _)| *key).collect();
+        let found = self.rooms.states().get_many(&view.room, tree, &keys).await?;
         let mut members: Vec<(EntryKey, EventNumber)> = needed
             .iter()
             .zip(found)
-            .filter_map(|(key, number)| Some((*key, number?)))
+            .filter_map(|((key, cited), number)| Some((*key, number.or(*cited)?)))
             .filter(|(key, _)| !entries.contains_key(key))
             .collect();
         let room = view.room.number;

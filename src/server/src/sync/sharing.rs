@@ -37,6 +37,8 @@ pub(super) struct Whereabouts<'a> {
     pub(super) newly_joined: &'a RoaringBitmap,
     /// Those no longer joined that were.
     pub(super) newly_left: &'a RoaringBitmap,
+    /// What is looked at: behind the first position, if the reader knows one, up to the second.
+    pub(super) window: (Option<Position>, Position),
 }
 
 impl Inner {
@@ -51,7 +53,7 @@ impl Inner {
             sharing.going |= &*members.joined(room).await?;
         }
         for (room, differences) in changed {
-            self.find_in_room(*room, differences, &mut sharing).await?;
+            self.find_in_room(*room, differences, reader.window, &mut sharing).await?;
         }
         let own = reader.own.0;
         sharing.coming.remove(own);
@@ -92,10 +94,16 @@ impl Inner {
         &self,
         number: RoomNumber,
         differences: &[Difference],
+        (since, until): (Option<Position>, Position),
         sharing: &mut Sharing,
     ) -> Result<(), Error> {
         let room = self.sources.rooms.get(number).await?;
         let member = room.hash_key.type_prefix("m.room.member");
+        let others = match since {
+            Some(since) => self.changed_but_for_wholeness(&room, since, until).await?,
+            None => None,
+        };
+        let differences = others.as_deref().unwrap_or(differences);
         for difference in differences.iter().filter(|difference| difference.key.type_prefix() == member) {
             let before = self.joined_by(&room, difference.before).await?;
             let after = self.joined_by(&room, difference.after).await?;

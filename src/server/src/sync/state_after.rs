@@ -213,6 +213,7 @@ impl RoomReader {
         let mut entries =
             told.iter().map(|(key, event)| (*key, event.number.0)).collect::<BTreeMap<EntryKey, u32>>();
         let lazy = LazyMembers { redundant: false, listener: Some(listener) };
+        let needed = self.with_cited(room, timeline, needed).await?;
         self.add_members(view, window, root, &needed, lazy, &mut entries).await?;
         let new: Vec<_> = entries.into_iter().filter(|(key, _)| !told.contains_key(key)).collect();
         let numbers: Vec<_> = new.iter().map(|(_, event)| EventNumber(*event)).collect();

@@ -42,7 +42,7 @@ pub(super) struct Read {
 
 impl Read {
     /// Up to where a thread, or the main timeline, is read.
-    fn upto(&self, thread: Option<EventNumber>) -> Position {
+    pub(super) fn upto(&self, thread: Option<EventNumber>) -> Position {
         let own = match thread {
             Some(root) => self.threads.get(&root).copied().unwrap_or_default(),
             None => self.main,
@@ -235,7 +235,7 @@ impl Inner {
     }
 
     /// What receipts say is read. Public and private ones count alike.
-    async fn read(&self, room: RoomNumber, receipts: &[OwnReceipt]) -> Result<Read, Error> {
+    pub(super) async fn read(&self, room: RoomNumber, receipts: &[OwnReceipt]) -> Result<Read, Error> {
         let mut read = Read::default();
         for receipt in receipts {
             match receipt.thread.as_deref() {

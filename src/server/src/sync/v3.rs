@@ -16,6 +16,7 @@ mod extras;
 mod filter;
 mod joined;
 mod outside;
+mod partial;
 
 pub(super) use self::answer::bare_event;
 

@@ -60,6 +60,18 @@ impl RemoteError {
         }
     }
 
+    /// Whether the room does not let the user in, as far as the server knows that says so.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Forbidden(_)
+                | Self::UnableToAuthorise
+                | Self::Here(
+                    MembershipError::Forbidden(_) | MembershipError::Append(AppendError::Forbidden(_))
+                )
+        )
+    }
+
     /// Whether no other server needs to be asked.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Storage(_) | Self::Interrupted | Self::IncompatibleVersion(_))
@@ -113,6 +125,7 @@ impl From<AdoptError> for RemoteError {
     fn from(error: AdoptError) -> Self {
         match error {
             AdoptError::Unsupported => Self::IncompatibleVersion("unknown".to_owned()),
+            AdoptError::Forbidden(_) => Self::Forbidden("The room does not let you in".to_owned()),
             AdoptError::Invalid(_) | AdoptError::Missing(_) => Self::BadAnswer(error.to_string()),
             AdoptError::Ingest(error) => error.into(),
             AdoptError::Storage(error) => Self::Storage(error),

@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{
     database::Write,
+    federation::client::{ClientError, EVENTS},
     rooms::{
         AppendError, Room,
-        adopt::{Adopt, AdoptError},
+        adopt::{Adopt, AdoptError, PartialState},
         ingest::Verified,
         membership::MembershipError,
         send::Caller,
@@ -52,6 +53,10 @@ struct Joined {
     state: Vec<Box<RawValue>>,
     #[serde(default)]
     event: Option<Box<RawValue>>,
+    #[serde(default)]
+    members_omitted: bool,
+    #[serde(default)]
+    servers_in_room: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +86,14 @@ impl RemoteMembership {
                 // The task goes on when the client goes away: halfway in is nowhere.
                 let (service, caller) = (self.clone(), caller.clone());
                 let work = async move { service.join_through(&room_id, &servers, &caller, &content).await };
-                self.0.sources.tasks.spawn("remote join", work).await.map_err(|_| RemoteError::Interrupted)?
+                let joined = self.0.sources.tasks.spawn("remote join", work).await;
+                match joined.map_err(|_| RemoteError::Interrupted)? {
+                    // Why this server does not let them in says more than that others do not know the room.
+                    Err(other) if error.is_refusal() && !other.is_refusal() && !other.is_final() => {
+                        Err(error)
+                    }
+                    joined => joined,
+                }
             }
         }
     }
@@ -98,18 +110,28 @@ impl RemoteMembership {
             return Ok(Here::Refused(MembershipError::UnknownRoom.into()));
         };
         if !rooms.has_local_member(&room).await? {
+            if self.is_banned_lately(&room, caller).await? {
+                return Err(RemoteError::Forbidden("You are banned from the room".to_owned()));
+            }
             return Ok(Here::Refused(MembershipError::UnknownRoom.into()));
         }
         match rooms.join(room_id, caller, content.clone()).await {
             Ok(room) => Ok(Here::Joined(room)),
             // Another server may be able to vouch for them.
             Err(error @ MembershipError::Append(AppendError::Forbidden(_)))
-                if self.has_restricted_joins(&room).await? =>
+                if rooms.is_partial(room.number) || self.has_restricted_joins(&room).await? =>
             {
                 Ok(Here::Refused(error.into()))
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether a ban is known that is no older than the last time that somebody here was in the room.
+    async fn is_banned_lately(&self, room: &Room, caller: &Caller) -> Result<bool, RemoteError> {
+        let rooms = &self.0.sources.rooms;
+        let member = rooms.member(room.number, caller.user).await?;
+        Ok(rooms.is_partial(room.number) && member.is_some_and(|member| member.membership == Membership::Ban))
     }
 
     async fn has_restricted_joins(&self, room: &Room) -> Result<bool, RemoteError> {
@@ -200,8 +222,12 @@ impl RemoteMembership {
             sources.rooms.own_member_content(Membership::Join, caller.user, content.clone()).await?;
         let signed = template.build(wanted, own_content, &rules, &sources.identity, sources.clock.now())?;
         self.remember_join(room_id, server, servers, caller).await?;
-        let path = path::send("send_join", 2, room_id, &signed.pdu.event_id);
-        let joined: Joined = remote.put(server, &path, &raw(&signed.json)?).await?;
+        // Who has the members already does without them only if nobody is left to keep them right.
+        let omit_members = match sources.rooms.find(room_id).await? {
+            Some(room) => !sources.rooms.has_local_member(&room).await?,
+            None => true,
+        };
+        let joined = remote.send_join(server, room_id, &signed, omit_members).await?;
         told.push(server.to_owned());
         self.take_over(server, room_id, &version, signed, joined).await
     }
@@ -227,10 +253,17 @@ impl RemoteMembership {
         let state: Vec<Verified> =
             state.into_iter().filter(|event| event.pdu().event_id != event_id).collect();
         let (room_id, version) = (room_id.to_owned(), version.clone());
-        let mut adopt = Adopt { room_id, version, state, auth_chain, event };
+        let partial = joined.members_omitted.then(|| PartialState {
+            via: server.to_owned(),
+            servers: joined.servers_in_room.iter().filter_map(|it| ServerName::parse(it).ok()).collect(),
+        });
+        let mut adopt = Adopt { room_id, version, state, auth_chain, event, partial };
         for _ in 0..FETCHES_MAX {
             match sources.rooms.adopt(adopt.clone()).await {
-                Ok(room) => return Ok(room),
+                Ok(room) => {
+                    self.start_completing(room.number);
+                    return Ok(room);
+                }
                 Err(AdoptError::Missing(missing)) if !missing.is_empty() => {
                     let fetched = remote.fetch(server, &adopt.room_id, &rules, &missing).await?;
                     if fetched.is_empty() {
@@ -305,8 +338,36 @@ pub(super) fn supported(version: Option<RoomVersionId>) -> Result<RoomVersionId,
 }
 
 impl Remote {
+    /// Hands a signed join to a server; to an old one in the first version of the endpoint.
+    async fn send_join(
+        &self,
+        server: &ServerName,
+        room_id: &RoomId,
+        signed: &Signed,
+        omit_members: bool,
+    ) -> Result<Joined, RemoteError> {
+        let event = raw(&signed.json)?;
+        let mut path = path::send("send_join", 2, room_id, &signed.pdu.event_id);
+        if omit_members {
+            path.push_str("?omit_members=true");
+        }
+        match self.client.send_json(server, http::Method::PUT, &path, Some(&event), EVENTS).await {
+            Ok(answer) => super::read(&answer),
+            Err(ClientError::Status { status, errcode, .. })
+                if errcode == "M_UNRECOGNIZED" && status.is_client_error() =>
+            {
+                let path = path::send("send_join", 1, room_id, &signed.pdu.event_id);
+                let answer =
+                    self.client.send_json(server, http::Method::PUT, &path, Some(&event), EVENTS).await?;
+                let (_, joined): (u16, Joined) = super::read(&answer)?;
+                Ok(joined)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Those of the events whose signatures are good.
-    async fn verified(
+    pub(super) async fn verified(
         &self,
         room_id: &RoomId,
         rules: &RoomVersionRules,
@@ -332,7 +393,7 @@ impl Remote {
         }
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         server: &ServerName,
         room_id: &RoomId,

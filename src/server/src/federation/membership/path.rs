@@ -37,6 +37,11 @@ pub(super) fn send(endpoint: &str, version: u8, room_id: &RoomId, event_id: &Eve
     format!("{BASE}/v{version}/{endpoint}/{}/{}", escaped(room_id.as_str()), escaped(event_id.as_str()))
 }
 
+/// `GET /_matrix/federation/v1/state_ids/{roomId}`, or the like of it.
+pub(super) fn state(endpoint: &str, room_id: &RoomId, event_id: &EventId) -> String {
+    format!("{BASE}/v1/{endpoint}/{}?event_id={}", escaped(room_id.as_str()), escaped(event_id.as_str()))
+}
+
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub(super) fn event(event_id: &EventId) -> String {
     format!("{BASE}/v1/event/{}", escaped(event_id.as_str()))
@@ -58,6 +63,10 @@ mod tests {
         assert_eq!(
             send("send_join", 2, room_id!("!a:b"), event_id!("$x/+y")),
             "/_matrix/federation/v2/send_join/%21a%3Ab/%24x%2F%2By"
+        );
+        assert_eq!(
+            state("state_ids", room_id!("!a:b"), event_id!("$x/+y")),
+            "/_matrix/federation/v1/state_ids/%21a%3Ab?event_id=%24x%2F%2By"
         );
         assert_eq!(event(event_id!("$x")), "/_matrix/federation/v1/event/%24x");
     }

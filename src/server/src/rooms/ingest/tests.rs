@@ -3,5 +3,6 @@
 mod forks;
 mod history;
 mod joining;
+mod partial;
 mod refused;
 mod versions;

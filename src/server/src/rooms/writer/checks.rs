@@ -10,7 +10,11 @@ use allod_matrix::{
 use ruma::{EventId, OwnedEventId, events::StateEventType};
 
 use super::Writer;
-use crate::{database::Error, numbers::EventNumber, tables::rooms::StateRoot};
+use crate::{
+    database::{Error, Write},
+    numbers::EventNumber,
+    tables::rooms::{EventStatus, StateRoot},
+};
 
 /// The events that an event names as allowing it, and the create event.
 #[derive(Debug, Default)]
@@ -83,6 +87,26 @@ impl Writer {
             let name = (kind.to_string(), state_key.to_owned());
             state.get(&name).cloned()
         }))
+    }
+
+    /// A state that may lack members together with what an event cites: of the two, resolution chooses.
+    pub(super) async fn with_cited(
+        &mut self,
+        root: StateRoot,
+        cited: &AuthSet,
+        write: &mut Write,
+    ) -> Result<StateRoot, Error> {
+        let mut entries = Vec::with_capacity(cited.numbers.len());
+        for event in self.events_of(&cited.numbers).await? {
+            if let (Some(state_key), false) =
+                (&event.record.state_key, event.record.status == EventStatus::Rejected)
+            {
+                let key = self.room.hash_key.entry_key(&event.record.kind, state_key);
+                entries.push((key, Some(event.number.0)));
+            }
+        }
+        let cited = self.updated(root, &entries, write).await?;
+        self.resolved([root, cited], write).await
     }
 
     /// These pieces of a state, parsed.

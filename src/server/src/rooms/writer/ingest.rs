@@ -18,7 +18,10 @@ use crate::{
         event::StoredEvent,
         ingest::{Incoming, IngestOutcome, Missing, Placement},
     },
-    tables::rooms::{BackwardExtremity, EventRecord, EventStatus, GapRecord, StateRoot},
+    tables::{
+        partial::PartialEventRecord,
+        rooms::{BackwardExtremity, EventRecord, EventStatus, GapRecord, StateRoot},
+    },
 };
 
 /// What [`Writer::ingest`] made of an event.
@@ -48,6 +51,8 @@ struct Place {
     auth: AuthSet,
     /// The state before it.
     before: StateRoot,
+    /// Whether that lacks members, and what making it whole takes.
+    partial: Option<PartialEventRecord>,
     /// How deep it may stand at most.
     depth_max: u64,
 }
@@ -68,6 +73,7 @@ struct Judged {
     json: Bytes,
     redacted_by: Option<EventNumber>,
     parents: Parents,
+    partial: Option<PartialEventRecord>,
 }
 
 impl Writer {
@@ -94,14 +100,15 @@ impl Writer {
             Err(missing) => return Ok(Placed::Settled(IngestOutcome::Missing(missing))),
         };
         let mut write = self.new_write();
-        let before = self.state_before(&parents, &mut write).await?;
+        let (before, given) = self.state_before(&parents, &mut write).await?;
+        let partial = self.partial_event(incoming, &parents.known, &parents.missing, given);
         let verdict = match &known {
             Some(known) if known.record.status == EventStatus::Rejected => {
                 Verdict::Rejected(known.record.reason.clone().unwrap_or_default())
             }
-            _ => self.judge(incoming, &auth, before).await?,
+            _ => self.judge(incoming, &auth, before, partial.is_some(), &mut write).await?,
         };
-        let place = Place { parents, auth, before, depth_max: depth_max.unwrap_or(u64::MAX) };
+        let place = Place { parents, auth, before, partial, depth_max: depth_max.unwrap_or(u64::MAX) };
         let judged = self.judged(incoming, known.as_deref(), place, verdict, &mut write).await?;
         self.store(incoming, judged, write).await
     }
@@ -165,7 +172,7 @@ impl Writer {
     }
 
     /// The entries of a state that is given as a list of events; what was refused is no part of any state.
-    async fn given_state(
+    pub(super) async fn given_state(
         &self,
         event_ids: &[OwnedEventId],
     ) -> Result<Result<Vec<(EntryKey, Option<u32>)>, Vec<OwnedEventId>>, Error> {
@@ -186,37 +193,61 @@ impl Writer {
         Ok(if missing.is_empty() { Ok(entries) } else { Err(missing) })
     }
 
-    async fn state_before(&mut self, parents: &Parents, write: &mut Write) -> Result<StateRoot, Error> {
+    /// The state before an event, and the state that was given for parents that are not here.
+    async fn state_before(
+        &mut self,
+        parents: &Parents,
+        write: &mut Write,
+    ) -> Result<(StateRoot, Option<StateRoot>), Error> {
         let mut roots: Vec<StateRoot> =
             parents.known.iter().map(|parent| parent.record.state_after).collect();
-        if let Some(given) = &parents.given {
-            roots.push(self.updated(StateRoot::default(), given, write).await?);
-        }
-        self.resolved(roots, write).await
+        let given = match &parents.given {
+            Some(given) => Some(self.updated(StateRoot::default(), given, write).await?),
+            None => None,
+        };
+        roots.extend(given);
+        Ok((self.resolved(roots, write).await?, given))
     }
 
-    /// §Checks performed on receipt of a PDU, from the fourth on.
+    /// Why the rules refuse an event at its place.
+    pub(super) async fn refusal(
+        &mut self,
+        pdu: &Pdu,
+        auth: &AuthSet,
+        before: StateRoot,
+    ) -> Result<Option<String>, Error> {
+        if let Err(error) = self.check_by_auth_events(pdu, auth) {
+            return Ok(Some(format!("by its auth events: {error}")));
+        }
+        let checked = self.check_at(pdu, before).await?;
+        Ok(checked.err().map(|error| format!("by the state before it: {error}")))
+    }
+
+    /// §Checks performed on receipt of a PDU, from the fourth on. Where members are missing, what the event cites counts
+    /// too.
     async fn judge(
         &mut self,
         incoming: &Incoming,
         auth: &AuthSet,
         before: StateRoot,
+        lacks_members: bool,
+        write: &mut Write,
     ) -> Result<Verdict, Error> {
         let pdu = &incoming.event.pdu;
-        if let Err(error) = self.check_by_auth_events(pdu, auth) {
-            return Ok(Verdict::Rejected(format!("by its auth events: {error}")));
-        }
-        if let Err(error) = self.check_at(pdu, before).await? {
-            return Ok(Verdict::Rejected(format!("by the state before it: {error}")));
+        let by = if lacks_members { self.with_cited(before, auth, write).await? } else { before };
+        if let Some(reason) = self.refusal(pdu, auth, by).await? {
+            return Ok(Verdict::Rejected(reason));
         }
         if incoming.placement != Placement::Live {
             return Ok(Verdict::Accepted);
         }
-        if before != self.head.root
-            && !self.is_fresh(incoming)
-            && let Err(error) = self.check_at(pdu, self.head.root).await?
-        {
-            return Ok(Verdict::SoftFailed(format!("by the current state: {error}")));
+        if before != self.head.root && !self.is_fresh(incoming) {
+            let current = self.head.root;
+            let by =
+                if self.partial.is_some() { self.with_cited(current, auth, write).await? } else { current };
+            if let Err(error) = self.check_at(pdu, by).await? {
+                return Ok(Verdict::SoftFailed(format!("by the current state: {error}")));
+            }
         }
         Ok(match &incoming.soft_fail {
             Some(reason) => Verdict::SoftFailed(reason.clone()),
@@ -233,7 +264,7 @@ impl Writer {
         verdict: Verdict,
         write: &mut Write,
     ) -> Result<Judged, Error> {
-        let Place { parents, auth, before, depth_max } = place;
+        let Place { parents, auth, before, partial, depth_max } = place;
         let pdu = &incoming.event.pdu;
         let number = known.map_or(EventNumber(self.head.next_event), |known| known.number);
         let (status, reason) = match verdict {
@@ -270,7 +301,7 @@ impl Writer {
         let redacted = known.filter(|known| known.redacted_by.is_some());
         let json = redacted.map_or(&incoming.event.json, |known| &known.json).clone();
         let redacted_by = redacted.and_then(|known| known.redacted_by);
-        Ok(Judged { number, new: known.is_none(), record, json, redacted_by, parents })
+        Ok(Judged { number, new: known.is_none(), record, json, redacted_by, parents, partial })
     }
 
     async fn store(
@@ -279,7 +310,7 @@ impl Writer {
         judged: Judged,
         mut write: Write,
     ) -> Result<Placed, Error> {
-        let Judged { number, new, mut record, json, redacted_by, parents } = judged;
+        let Judged { number, new, mut record, json, redacted_by, parents, partial } = judged;
         let pdu = &incoming.event.pdu;
         let live = incoming.placement == Placement::Live;
         let accepted = record.status == EventStatus::Timeline;
@@ -295,6 +326,9 @@ impl Writer {
         event.redacted_by = redacted_by;
         let waiting = self.take_waiting(pdu, &mut event, &mut write).await?;
         let event = self.put_event(event, new, &mut write);
+        if let Some(partial) = partial {
+            self.put_partial(incoming, number, accepted, partial, &mut write);
+        }
         let citing = self.close_gaps(&event, &parents, &mut write).await?;
         if event.is_shown() {
             self.put_history(number, &event.record, &mut write);

@@ -31,7 +31,7 @@ use crate::{
     database::{Error, Range, Write},
     numbers::{EventNumber, UserNumber},
     push_rules::{Preferences, PushRules},
-    rooms::{event::StoredEvent, membership},
+    rooms::{Room, event::StoredEvent, membership},
     tables::{
         notified::{Notified, NotifiedKind, NotifiedRecord, Recipients},
         rooms::{Membership, RoomMember},
@@ -331,25 +331,30 @@ impl Writer {
 
     /// What rules ask about the room.
     fn push_context(&self) -> PushConditionRoomCtx {
-        let context = PushConditionRoomCtx::new(
-            self.room.room_id.clone(),
-            UInt::from(self.head.joined),
-            (*ANYONE).to_owned(),
-            String::new(),
-        );
-        let levels = self.current("m.room.power_levels", "");
-        let levels = levels.and_then(|levels| levels.pdu.content_as::<Levels>()).unwrap_or_default();
-        let rules = &self.room.rules.authorization;
-        let creators = self.current("m.room.create", "").map(|create| creators(&create.pdu));
-        let rules = RoomPowerLevelsRules::new(rules, creators.unwrap_or_default());
-        let Levels { users, users_default, notifications } = levels;
-        context.with_power_levels(PushConditionPowerLevelsCtx::new(
-            users,
-            users_default,
-            notifications,
-            rules,
-        ))
+        let (levels, create) = (self.current("m.room.power_levels", ""), self.current("m.room.create", ""));
+        let (levels, create) = (levels.map(|levels| &*levels.pdu), create.map(|create| &*create.pdu));
+        push_context(&self.room, self.head.joined, levels, create)
     }
+}
+
+/// What rules ask about a room; whose rules they are is filled in for each user.
+pub(in crate::rooms) fn push_context(
+    room: &Room,
+    joined: u32,
+    levels: Option<&Pdu>,
+    create: Option<&Pdu>,
+) -> PushConditionRoomCtx {
+    let context = PushConditionRoomCtx::new(
+        room.room_id.clone(),
+        UInt::from(joined),
+        (*ANYONE).to_owned(),
+        String::new(),
+    );
+    let levels = levels.and_then(Pdu::content_as::<Levels>).unwrap_or_default();
+    let creators = create.map(creators).unwrap_or_default();
+    let rules = RoomPowerLevelsRules::new(&room.rules.authorization, creators);
+    let Levels { users, users_default, notifications } = levels;
+    context.with_power_levels(PushConditionPowerLevelsCtx::new(users, users_default, notifications, rules))
 }
 
 /// Who created the room.

@@ -89,6 +89,7 @@ impl Answering<'_> {
                 joined: &self.rooms.joined,
                 newly_joined: &plan.newly_joined,
                 newly_left: &plan.newly_left,
+                window: (Some(since), self.position),
             };
             let stayed: RoaringBitmap = plan
                 .joined

@@ -103,6 +103,7 @@ impl Inner {
             changed: BTreeSet::new(),
         };
         answering.select_rooms().await?;
+        answering.hold_back_partial().await?;
         let global_data = answering.read_account_data().await?;
         answering.read_ephemeral().await?;
         answering.find_changed_rooms().await?;
@@ -170,6 +171,7 @@ impl Answering<'_> {
             joined: &self.rooms.joined,
             newly_joined: &self.plan.newly_joined,
             newly_left: &self.plan.newly_left,
+            window: (self.since(), self.position),
         }
     }
 

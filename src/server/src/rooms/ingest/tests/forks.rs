@@ -80,19 +80,19 @@ async fn more_ends_than_an_event_can_cite() {
 
 /// One step of a random history: who, what, and upon which of the last events.
 #[derive(Clone, Debug)]
-struct Step {
+pub(super) struct Step {
     who: usize,
     what: usize,
     upon: Vec<usize>,
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = (0..4_usize, 0..9_usize, prop::collection::vec(0..5_usize, 1..3));
     prop::collection::vec(step.prop_map(|(who, what, upon)| Step { who, what, upon }), 4..16)
 }
 
 /// Writes a history; its events in an order in which each follows its parents, the last joining all ends.
-fn write(remote: &mut Remote, start: &OwnedEventId, steps: &[Step]) -> Vec<OwnedEventId> {
+pub(super) fn write(remote: &mut Remote, start: &OwnedEventId, steps: &[Step]) -> Vec<OwnedEventId> {
     let who = [BOB, CAROL, MALLORY, "@dave:other.test"];
     let mut all = vec![start.clone()];
     for (number, step) in steps.iter().enumerate() {
