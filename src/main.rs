@@ -21,6 +21,8 @@ mod backup;
 mod check;
 #[path = "main/dev.rs"]
 mod dev;
+#[path = "main/federation.rs"]
+mod federation;
 #[path = "main/fsck.rs"]
 mod fsck;
 #[path = "main/logging.rs"]
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Command::Fsck(options) => run_fully(fsck::run(options)),
         Command::Backup(command) => run_fully(backup::run(command)),
         Command::Restore(options) => run_briefly(backup::restore(options)),
+        Command::Federation(command) => run_briefly(federation::run(command)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {

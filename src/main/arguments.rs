@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Backup(Backup),
     /// Brings a backup back, on a machine without data.
     Restore(Restore),
+    /// Looks at what is between this server and others, and changes the key that it signs with.
+    #[command(subcommand)]
+    Federation(Federation),
     /// Makes and changes accounts of the running server.
     #[command(subcommand)]
     User(User),
@@ -179,6 +182,30 @@ pub(crate) struct Restore {
     pub(crate) snapshot: Option<String>,
     #[command(flatten)]
     pub(crate) socket: Socket,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Federation {
+    /// Walks the way to another server: policy, discovery, TLS, keys, a signed request. Says what is wrong, and what to do.
+    Check {
+        /// The server's name.
+        server: OwnedServerName,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists how often the configuration kept this server from talking to others, since it was started.
+    Refusals {
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Makes a new signing key; the one before is kept for verifying what it signed. Restart the server after it.
+    RotateKey {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -77,7 +77,7 @@ async fn list(client: &AdminClient, json: bool) -> anyhow::Result<()> {
 }
 
 /// The way to the server that the arguments or the configuration name.
-fn client(socket: &Socket) -> anyhow::Result<AdminClient> {
+pub(crate) fn client(socket: &Socket) -> anyhow::Result<AdminClient> {
     if let Some(socket) = &socket.socket {
         return Ok(AdminClient::new(socket.clone()));
     }

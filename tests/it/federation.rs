@@ -1,17 +1,28 @@
 //! Two servers that talk to each other: the built program, over TLS, with certificates of an authority of their own.
 
-use std::{fs, net::TcpListener};
+use std::{fs, net::TcpListener, process::Stdio};
 
+use allod_server::{identity::Identity, random::Random};
 use axum::http::Method;
+use ruma::{
+    CanonicalJsonObject, OwnedServerName,
+    serde::{Base64, base64::Standard},
+    signatures::sign_json,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
     authority::Authority,
     http::Http,
-    running::Running,
+    running::{Running, allod},
     server::{Answer, Person},
 };
+
+mod faults;
+mod person;
+mod proxy;
+mod shared_rooms;
 
 /// A server and its client.
 struct Server {
@@ -28,10 +39,14 @@ fn free_port() -> u16 {
 impl Server {
     /// A server of this host, not started; `federation` is that section of its configuration.
     fn new(authority: &Authority, host: &str, certified: &[&str], federation: &str) -> Self {
-        let port = free_port();
-        let name = format!("{host}:{port}");
         let folder = tempfile::tempdir().unwrap();
         authority.certify(folder.path(), certified);
+        let port = free_port();
+        Self::named(folder, &format!("{host}:{port}"), port, federation)
+    }
+
+    /// A server of this name whose listener for others has another port: they reach it through something else.
+    fn named(folder: TempDir, name: &str, port: u16, federation: &str) -> Self {
         let path = folder.path().display();
         let config = format!(
             r#"
@@ -59,7 +74,7 @@ certificate_authorities = ["{path}/authority.pem"]
 "#
         );
         fs::write(folder.path().join("allod.toml"), config).unwrap();
-        Self { name, folder, running: None }
+        Self { name: name.to_owned(), folder, running: None }
     }
 
     fn started(mut self) -> Self {
@@ -115,6 +130,128 @@ async fn servers_read_keys_and_ask_signed_questions() {
     let found = at_two.send(&bea, Method::POST, "/_matrix/client/v3/keys/query", wanted).await.ok();
     assert_eq!(found["device_keys"], json!({ anna.user_id: {} }));
     assert!(found["failures"].get(gone.split_once(':').unwrap().1).is_some(), "{found}");
+}
+
+#[tokio::test]
+async fn files_are_fetched_from_the_server_that_has_them() {
+    let authority = Authority::new();
+    let one = Server::new(&authority, "127.0.0.1", &["127.0.0.1"], "mode = \"open\"").started();
+    let rules = format!("mode = \"open\"\nrules = [{{ server = \"{}\", refuse = [\"media\"] }}]", one.name);
+    let two = Server::new(&authority, "localhost", &["localhost"], "mode = \"open\"").started();
+    let three = Server::new(&authority, "localhost", &["localhost"], &rules).started();
+    let (mut at_one, mut at_two, mut at_three) = (one.client(), two.client(), three.client());
+    let anna = at_one.register("anna").await;
+    let (bea, cleo) = (at_two.register("bea").await, at_three.register("cleo").await);
+    let content = json!({ "not": "a picture" });
+    let uploaded = at_one.send(&anna, Method::POST, "/_matrix/media/v3/upload", content.clone()).await.ok();
+    let path = |uri: &Value| uri.as_str().unwrap().replace("mxc://", "/_matrix/client/v1/media/download/");
+    let path = path(&uploaded["content_uri"]);
+    assert_eq!(at_two.get(&bea, &path).await.ok(), content);
+    let (_, media_id) = path.rsplit_once('/').unwrap();
+    let unknown = path.replace(media_id, "unknown");
+    assert_eq!(at_two.get(&bea, &unknown).await.refusal(), (404, "M_NOT_FOUND"));
+    assert_eq!(at_three.get(&cleo, &path).await.refusal(), (404, "M_NOT_FOUND"));
+    let uploaded = at_three.send(&cleo, Method::POST, "/_matrix/media/v3/upload", content).await.ok();
+    let path =
+        uploaded["content_uri"].as_str().unwrap().replace("mxc://", "/_matrix/client/v1/media/download/");
+    assert_eq!(at_one.get(&anna, &path).await.refusal(), (404, "M_NOT_FOUND"));
+}
+
+/// What `allod federation check` prints, and whether all was well.
+fn check(of: &Server, server: &str) -> (bool, String) {
+    let output = allod()
+        .args(["federation", "check", server, "--config"])
+        .arg(of.folder.path().join("allod.toml"))
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[tokio::test]
+async fn the_way_to_a_server_is_checked_step_by_step() {
+    let authority = Authority::new();
+    let closed = "mode = \"allow\"\nallow = [\"partner.example\"]";
+    let one = Server::new(&authority, "127.0.0.1", &["127.0.0.1"], "mode = \"open\"").started();
+    let two = Server::new(&authority, "localhost", &["localhost"], "mode = \"open\"").started();
+    let badly_certified =
+        Server::new(&authority, "127.0.0.1", &["else.example"], "mode = \"open\"").started();
+    let closed = Server::new(&authority, "localhost", &["localhost"], closed).started();
+    let (well, said) = check(&two, &one.name);
+    assert!(well, "{said}");
+    let steps: Vec<&str> = said.lines().map(|line| line.split(':').next().unwrap()).collect();
+    assert_eq!(
+        steps[..5],
+        ["ok    policy", "ok    discovery", "ok    connection", "ok    keys", "ok    signed request"]
+    );
+    for (from, to, step, advice) in [
+        (&two, badly_certified.name.as_str(), "WRONG connection", "certificate"),
+        (&two, "127.0.0.1:1", "WRONG connection", "firewalls"),
+        (&two, "10.0.0.1:1", "WRONG discovery", "egress.allowed_networks"),
+        (&two, closed.name.as_str(), "WRONG signed request", "its administrator"),
+        (&closed, two.name.as_str(), "WRONG policy", "federation.allow"),
+    ] {
+        let (well, said) = check(from, to);
+        assert!(!well && said.contains(step) && said.contains(advice), "{to}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_signing_key_takes_the_place_of_the_one_before() {
+    let authority = Authority::new();
+    let mut one = Server::new(&authority, "127.0.0.1", &["127.0.0.1"], "mode = \"open\"").started();
+    let before = anonymous(&mut one.client(), "/_matrix/key/v2/server").await.ok();
+    let mut rotate = allod();
+    rotate.args(["federation", "rotate-key", "--config"]).arg(one.folder.path().join("allod.toml"));
+    assert!(rotate.stdout(Stdio::null()).status().unwrap().success());
+    one.running.take().unwrap().stop();
+    one.start();
+    let after = anonymous(&mut one.client(), "/_matrix/key/v2/server").await.ok();
+    let names = |keys: &Value| keys.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_ne!(names(&before["verify_keys"]), names(&after["verify_keys"]));
+    assert_eq!(names(&before["verify_keys"]), names(&after["old_verify_keys"]));
+}
+
+#[tokio::test]
+async fn an_invitation_by_address_reaches_who_has_the_address() {
+    let authority = Authority::new();
+    let one = Server::new(&authority, "127.0.0.1", &["127.0.0.1"], "mode = \"open\"").started();
+    let two = Server::new(&authority, "localhost", &["localhost"], "mode = \"open\"").started();
+    let (mut at_one, mut at_two) = (one.client(), two.client());
+    let (anna, bea) = (at_one.register("anna").await, at_two.register("bea").await);
+    let room = at_one.send(&anna, Method::POST, "/_matrix/client/v3/createRoom", json!({})).await.ok();
+    let room_id = room["room_id"].as_str().unwrap();
+    // What an identity server would do, and the inviter's client.
+    let name: OwnedServerName = "identity.example".try_into().unwrap();
+    let vouching = Identity::ephemeral(name, &Random::seeded(9)).unwrap();
+    let key = Base64::<Standard, _>::new(vouching.key().public_key().to_vec()).encode();
+    let url = "https://identity.example/isvalid";
+    let pending = json!({
+        "display_name": "b...@c...", "public_key": key, "key_validity_url": url,
+        "public_keys": [{ "public_key": key, "key_validity_url": url }],
+    });
+    let path = format!("/_matrix/client/v3/rooms/{room_id}/state/m.room.third_party_invite/abc");
+    at_one.send(&anna, Method::PUT, &path, pending).await.ok();
+    let bound = |mxid: &str, token: &str| {
+        let mut signed: CanonicalJsonObject =
+            serde_json::from_value(json!({ "mxid": mxid, "token": token })).unwrap();
+        sign_json("identity.example", vouching.key(), &mut signed).unwrap();
+        let invite = json!({
+            "medium": "email", "address": "bea@c.example", "mxid": bea.user_id, "room_id": room_id,
+            "sender": anna.user_id, "signed": signed,
+        });
+        json!({ "medium": "email", "address": "bea@c.example", "mxid": bea.user_id, "invites": [invite] })
+    };
+    let onbind = "/_matrix/federation/v1/3pid/onbind";
+    for (mxid, token) in [(anna.user_id.as_str(), "abc"), (bea.user_id.as_str(), "unknown")] {
+        at_two.try_send(None, Method::PUT, onbind, &bound(mxid, token)).await.unwrap().ok();
+        let synced = at_two.get(&bea, "/_matrix/client/v3/sync").await.ok();
+        assert!(synced["rooms"]["invite"].get(room_id).is_none(), "{mxid} {token}");
+    }
+    at_two.try_send(None, Method::PUT, onbind, &bound(&bea.user_id, "abc")).await.unwrap().ok();
+    let synced = at_two.get(&bea, "/_matrix/client/v3/sync").await.ok();
+    assert!(synced["rooms"]["invite"].get(room_id).is_some(), "{synced}");
+    at_two.send(&bea, Method::POST, &format!("/_matrix/client/v3/join/{room_id}"), json!({})).await.ok();
 }
 
 #[tokio::test]

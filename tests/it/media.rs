@@ -148,3 +148,21 @@ async fn a_picture_in_a_room_is_found_by_its_address() {
     let path = uri.replace("mxc://", "/_matrix/client/v1/media/download/");
     assert_eq!(server.get(&anna, &path).await.status, 200);
 }
+
+#[tokio::test]
+async fn what_a_person_uploaded_goes_with_their_erased_account() {
+    let server = TestServer::with(config()).await;
+    let (anna, ben) = (server.register("anna").await, server.register("ben").await);
+    let path = "/_matrix/media/v3/upload?filename=cat.png";
+    let uploaded =
+        server.send_bytes(&anna.token, Method::POST, path, b"not really a cat".to_vec()).await.ok();
+    let uri = uploaded["content_uri"].as_str().unwrap();
+    let path = uri.replace("mxc://", "/_matrix/client/v1/media/download/");
+    assert_eq!(server.get(&ben, &path).await.status, 200);
+    let identifier = json!({ "type": "m.id.user", "user": "anna" });
+    let auth =
+        json!({ "type": "m.login.password", "identifier": identifier, "password": "the password of anna" });
+    let body = json!({ "auth": auth, "erase": true });
+    server.post(&anna, "/_matrix/client/v3/account/deactivate", body).await.ok();
+    assert_eq!(server.get(&ben, &path).await.refusal(), (404, "M_NOT_FOUND"));
+}

@@ -2,6 +2,8 @@
 //! `/_allod/admin`, on the admin socket only, what our own command line calls.
 
 pub mod backup;
+pub mod federation;
 pub mod register;
 pub mod room;
+pub mod server_notice;
 pub mod user;

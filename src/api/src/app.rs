@@ -18,7 +18,7 @@ use allod_server::{
     inbound::Inbound,
     key_backup::KeyBackup,
     keys::Keys,
-    media::{self, Media},
+    media::{self, Media, Previews},
     notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
@@ -30,9 +30,12 @@ use allod_server::{
     receipts::Receipts,
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
+    remote_keys::RemoteKeys,
     room_lookup::RoomLookup,
     rooms::Rooms,
+    server_notices::ServerNotices,
     sessions::Sessions,
+    spaces::Spaces,
     succession::Succession,
     sync::Sync,
     tags::Tags,
@@ -47,10 +50,13 @@ use allod_server::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{accounts::AccountServices, outbound::Outbound, user_data::UserDataServices};
+use self::{
+    accounts::AccountServices, amenities::Amenities, outbound::Outbound, user_data::UserDataServices,
+};
 use crate::limits::Limits;
 
 mod accounts;
+mod amenities;
 mod inbound;
 mod outbound;
 mod push;
@@ -114,6 +120,10 @@ pub struct Services {
     pub thread_subscriptions: ThreadSubscriptions,
     /// What users keep of rooms that are replaced.
     pub succession: Succession,
+    /// Notices of the server to its users.
+    pub server_notices: ServerNotices,
+    /// The trees of spaces.
+    pub spaces: Spaces,
     /// Finding users.
     pub user_directory: UserDirectory,
     /// What changed since a client last asked.
@@ -150,8 +160,12 @@ pub struct Services {
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
     pub federation: Option<Federation>,
-    /// Files that people upload.
+    /// Keys of users of other servers; none where federation is off.
+    pub remote_keys: Option<RemoteKeys>,
+    /// Files that people upload, and those of other servers.
     pub media: Media,
+    /// Previews of links.
+    pub previews: Previews,
     /// What is sent to other servers; none where federation is off.
     pub outbox: Option<Outbox>,
     /// Memberships that may need other servers.
@@ -205,15 +219,17 @@ impl App {
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
-        let thread_subscriptions = ThreadSubscriptions::new(base.database.clone(), rooms.clone());
-        let media = open_media(&base).await?;
         let federation = open_federation(&base)?;
         let egress = open_egress(&base, federation.as_ref());
+        let outside = (federation.as_ref(), &egress);
+        let of_users = (&profiles, &user_data.tags);
+        let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
         let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
+        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -230,7 +246,9 @@ impl App {
             profiles,
             rooms,
             delayed_events,
-            thread_subscriptions,
+            thread_subscriptions: amenities.thread_subscriptions,
+            server_notices: amenities.server_notices,
+            spaces: amenities.spaces,
             succession,
             user_directory,
             sync,
@@ -250,7 +268,9 @@ impl App {
             keys: user_data.keys,
             key_backup: user_data.key_backup,
             federation,
-            media,
+            media: amenities.media,
+            previews: amenities.previews,
+            remote_keys,
             outbox,
             memberships,
             inbound,
@@ -268,11 +288,6 @@ fn open_settings(base: &Base) -> (AccountData, PushRules) {
     (account_data.clone(), PushRules::new(account_data))
 }
 
-async fn open_media(base: &Base) -> Result<Media, OpenError> {
-    let Base { database, config, clock, random, tasks, .. } = base.clone();
-    Ok(Media::open(database, config, clock, random, tasks).await?)
-}
-
 fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
     let Base { database, config, clock, identity, tasks, .. } = base.clone();
     let names = Names::system();
@@ -283,6 +298,17 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
 fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
     let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
     federation.map_or_else(new, |federation| federation.egress.clone())
+}
+
+fn open_remote_keys(
+    base: &Base,
+    federation: Option<&Federation>,
+    users: &Users,
+    rooms: &Rooms,
+) -> Option<RemoteKeys> {
+    let client = federation?.client.clone();
+    let Base { database, clock, .. } = base.clone();
+    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

@@ -1,8 +1,9 @@
 //! The server-server API: a file per chapter of the spec. Not served where federation is off.
 
 use allod_server::{
+    config::Refusable,
     egress::EgressError,
-    federation::{Federation, client::ClientError},
+    federation::{Federation, client::ClientError, policy::Direction},
     inbound::Inbound,
 };
 use http::StatusCode;
@@ -10,6 +11,7 @@ use ruma::api::error::ErrorKind;
 
 use crate::{
     app::App,
+    auth::Origin,
     error::{Error, Result},
 };
 
@@ -18,6 +20,7 @@ pub mod hierarchy;
 pub mod invite;
 #[cfg(test)]
 mod invite_tests;
+pub mod media;
 pub mod membership;
 pub mod openid;
 pub mod public_rooms;
@@ -30,6 +33,7 @@ pub(crate) mod signature;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod third_party;
 pub mod transaction;
 pub mod user;
 pub mod version;
@@ -63,6 +67,11 @@ impl From<ClientError> for Error {
             }
         }
     }
+}
+
+/// Refuses where the rule of the asking server keeps it from this.
+pub(crate) fn permit(app: &App, origin: &Origin, what: Refusable) -> Result<()> {
+    Ok(federation(app)?.policy.permits(origin, what, Direction::Inbound)?)
 }
 
 /// What takes what other servers send and ask: 404 where federation is off.

@@ -37,6 +37,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::device::routes(routes);
     let routes = client::moderation::routes(routes);
     let routes = admin::register::routes(routes);
+    let routes = admin::server_notice::routes(routes);
     let routes = client::account_data::routes(routes);
     let routes = client::delayed_event::routes(routes);
     let routes = client::thread_subscription::routes(routes);
@@ -83,6 +84,8 @@ pub(crate) fn federation_routes(routes: Routes) -> Routes {
     let routes = federation::event::routes(routes);
     let routes = federation::hierarchy::routes(routes);
     let routes = federation::invite::routes(routes);
+    let routes = federation::media::routes(routes);
+    let routes = federation::third_party::routes(routes);
     federation::membership::routes(routes)
 }
 
@@ -105,7 +108,7 @@ pub fn build_federation(app: App) -> Option<Router> {
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
     let routes = admin::room::routes(admin::user::routes(Routes::default()));
-    build_from(app, admin::backup::routes(routes))
+    build_from(app, admin::federation::routes(admin::backup::routes(routes)))
 }
 
 /// What clients and other servers are served: methods, and paths whose parameters are numbered.

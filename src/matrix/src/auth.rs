@@ -8,7 +8,7 @@
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, RoomVersionId, UserId,
     events::{StateEventType, TimelineEventType},
-    room_version_rules::{AuthorizationRules, EventFormatRules},
+    room_version_rules::{AuthorizationRules, RoomVersionRules},
     state_res::{
         self, Event, auth_types_for_event, check_state_dependent_auth_rules,
         check_state_independent_auth_rules,
@@ -140,31 +140,39 @@ pub enum References {
 ///
 /// As ruma's function of that name, but with the specification's limit of 65,536 bytes, and
 /// without counting references in backfill. The event is dropped on error.
+///
+/// Fields may have 255 bytes; in room versions that take the room's creator from the content of
+/// the create event, 255 characters: the servers of their time counted so, and such events are in
+/// rooms.
 pub fn check_pdu_format(
     event: &CanonicalJsonObject,
-    rules: &EventFormatRules,
+    rules: &RoomVersionRules,
     references: References,
 ) -> Result<(), AuthError> {
     let size = serde_json::to_vec(event).map_err(|error| error.to_string())?.len();
     if size > EVENT_BYTES_MAX {
         return Err("event too large".into());
     }
-    let kind = string(event, "type")?;
-    string(event, "sender")?;
+    let length: fn(&str) -> usize =
+        if rules.authorization.use_room_create_sender { str::len } else { |text| text.chars().count() };
+    let string = |field| string(event, field, length);
+    let rules = &rules.event_format;
+    let kind = string("type")?;
+    string("sender")?;
     if !matches!(event.get("content"), Some(CanonicalJsonValue::Object(_))) {
         return Err("content is missing or not an object".into());
     }
     if event.contains_key("state_key") {
-        string(event, "state_key")?;
+        string("state_key")?;
     }
     if rules.require_event_id {
-        string(event, "event_id")?;
+        string("event_id")?;
     }
     check_references(event, "prev_events", PREV_EVENTS_MAX, references)?;
     let auth_events = check_references(event, "auth_events", AUTH_EVENTS_MAX, references)?;
     if kind != "m.room.create" || rules.require_room_create_room_id {
-        let room_id = <&RoomId>::try_from(string(event, "room_id")?)
-            .map_err(|_| AuthError::from("room_id is invalid"))?;
+        let room_id =
+            <&RoomId>::try_from(string("room_id")?).map_err(|_| AuthError::from("room_id is invalid"))?;
         if !rules.allow_room_create_in_auth_events && names_create(auth_events, room_id) {
             return Err("auth_events name the create event".into());
         }
@@ -182,10 +190,14 @@ fn names_create(references: &[CanonicalJsonValue], room_id: &RoomId) -> bool {
     })
 }
 
-/// A string field of at most 255 bytes.
-fn string<'a>(event: &'a CanonicalJsonObject, field: &str) -> Result<&'a str, AuthError> {
+/// A string field of at most 255 units of `length`.
+fn string<'a>(
+    event: &'a CanonicalJsonObject,
+    field: &str,
+    length: fn(&str) -> usize,
+) -> Result<&'a str, AuthError> {
     match event.get(field) {
-        Some(CanonicalJsonValue::String(text)) if text.len() <= FIELD_BYTES_MAX => Ok(text),
+        Some(CanonicalJsonValue::String(text)) if length(text) <= FIELD_BYTES_MAX => Ok(text),
         Some(CanonicalJsonValue::String(_)) => Err(format!("{field} is too long").into()),
         _ => Err(format!("{field} is missing or not a string").into()),
     }

@@ -399,12 +399,14 @@ impl Planner<'_> {
     /// Join rules, history visibility and guest access of the preset, and encryption.
     fn push_preset(&mut self, encryption: Encryption) -> Result<(), CreateRoomError> {
         let is_public = self.preset == Preset::Public;
-        let (join_rule, guest_access) =
-            if is_public { ("public", "forbidden") } else { ("invite", "can_join") };
+        let join_rule = if is_public { "public" } else { "invite" };
         self.push_unless_initial("m.room.join_rules", &json!({"join_rule": join_rule}))?;
         let visibility = json!({"history_visibility": "shared"});
         self.push_unless_initial("m.room.history_visibility", &visibility)?;
-        self.push_unless_initial("m.room.guest_access", &json!({"guest_access": guest_access}))?;
+        // Without it guests may not join, as a public room wants it.
+        if !is_public {
+            self.push_unless_initial("m.room.guest_access", &json!({"guest_access": "can_join"}))?;
+        }
         let encrypted = match encryption {
             Encryption::Never => false,
             Encryption::Private => !is_public,

@@ -91,11 +91,16 @@ mod tests {
         assert!(!allowed(&json!([]), "a.org"));
     }
 
-    /// CVE-2023-45129: many and nasty globs.
+    /// Many and nasty globs.
     #[test]
-    fn hostile_lists() {
+    fn cve_2023_45129_hostile_lists() {
         let deny: Vec<_> = (0..10_000).map(|n| format!("*a*a*a*a*b{n}")).collect();
         let content = json!({"allow": ["*"], "deny": deny});
         assert!(allowed(&content, &format!("{}.org", "a".repeat(200))));
+        // One pattern of a whole event.
+        let content = json!({"allow": ["*"], "deny": ["*a".repeat(20_000) + "*b"]});
+        assert!(allowed(&content, &format!("{}.org", "a".repeat(200))));
+        let content = json!({"allow": ["*"], "deny": ["EVIL.example"]});
+        assert!(!allowed(&content, "evil.EXAMPLE"));
     }
 }

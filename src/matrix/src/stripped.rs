@@ -3,7 +3,7 @@
 //! Which state goes in, and what of another server's is let through: it is unauthenticated, and
 //! malformed or huge state has broken sync elsewhere (CVE-2024-52815).
 
-use ruma::UserId;
+use ruma::{UInt, UserId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -43,7 +43,7 @@ pub struct Stripped {
     pub kind: String,
     /// Its state key.
     pub state_key: String,
-    /// `{"content":…,"sender":…,"state_key":…,"type":…}` and nothing else.
+    /// `{"content":…,"sender":…,"state_key":…,"type":…}` and nothing else; of the create event its time too (MSC4311).
     pub json: Vec<u8>,
 }
 
@@ -73,6 +73,8 @@ fn read(raw: &RawValue) -> Option<Stripped> {
     struct Fields<'a> {
         #[serde(borrow)]
         content: &'a RawValue,
+        #[serde(default, borrow)]
+        origin_server_ts: Option<&'a RawValue>,
         sender: ruma::OwnedUserId,
         state_key: String,
         #[serde(rename = "type")]
@@ -87,6 +89,11 @@ fn read(raw: &RawValue) -> Option<Stripped> {
     let mut json = Vec::with_capacity(raw.get().len());
     json.extend_from_slice(b"{\"content\":");
     content.write(&mut json);
+    let time = fields.origin_server_ts.filter(|_| fields.kind == "m.room.create");
+    if let Some(time) = time.and_then(|time| serde_json::from_str::<UInt>(time.get()).ok()) {
+        json.extend_from_slice(b",\"origin_server_ts\":");
+        json.extend_from_slice(time.to_string().as_bytes());
+    }
     json.extend_from_slice(b",\"sender\":");
     write_string(&mut json, fields.sender.as_str());
     json.extend_from_slice(b",\"state_key\":");
@@ -130,9 +137,21 @@ mod tests {
         );
     }
 
-    /// CVE-2024-52815, CVE-2023-32323: malformed and oversized invite state.
     #[test]
-    fn malformed_and_oversized_state() {
+    fn msc4311_the_create_event_keeps_its_time() {
+        for (time, kept) in [(json!(7), true), (json!("7"), false), (json!(-1), false), (json!({}), false)] {
+            let event = raw(&json!({
+                "type": "m.room.create", "state_key": "", "sender": "@a:b", "content": {}, "origin_server_ts": time,
+            }));
+            let accepted = accept([&*event]);
+            let json = String::from_utf8(accepted[0].json.clone()).unwrap();
+            assert_eq!(json.contains(r#""origin_server_ts":7,"#), kept, "{json}");
+        }
+    }
+
+    /// CVE-2024-52815 too: malformed and oversized invite state.
+    #[test]
+    fn cve_2023_32323_malformed_and_oversized_state() {
         let good = json!({"type": "t", "state_key": "", "sender": "@a:b", "content": {}});
         let mut events = vec![raw(&json!(null)), raw(&json!([])), raw(&json!("x"))];
         for (field, value) in [

@@ -16,6 +16,7 @@ mod limits;
 mod listeners;
 mod logging;
 mod media;
+mod notices;
 mod option;
 mod push;
 mod read;
@@ -32,11 +33,12 @@ pub use self::{
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example},
-    federation::{Federation, FederationMode},
+    federation::{Federation, FederationMode, PartnerRule, Refusable},
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
     media::Media,
+    notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
     push::Push,
     read::{Overrides, Problem, Problems, load, parse},
@@ -89,6 +91,7 @@ sections! {
     ephemeral: Ephemeral,
     media: Media,
     push: Push,
+    notices: Notices,
     limits: Limits,
     logging: Logging,
 }

@@ -10,6 +10,7 @@ mod names;
 mod outbound;
 mod register;
 mod trust;
+mod web;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +21,10 @@ pub use self::{
     outbound::{Answer, Bounds, Destination, Outbound, Prepared},
     register::{Contact, Purpose, Register},
     trust::TrustError,
+    web::Web,
 };
+pub use reqwest::Url;
+
 use crate::{
     clock::Clock,
     config::{FederationMode, Live},
@@ -126,6 +130,12 @@ impl Egress {
         Outbound::new(self.clone(), purpose, trust, true)
     }
 
+    /// A client that speaks without TLS, to peers that tests make.
+    #[cfg(test)]
+    pub(crate) fn outbound_without_tls(&self, purpose: Purpose) -> Result<Outbound, EgressError> {
+        Outbound::new(self.clone(), purpose, trust::load(&[])?, false)
+    }
+
     /// Counts what was refused before anything was sent.
     pub fn refused(&self, purpose: Purpose, host: &str) {
         self.note(purpose, host, |contact| contact.refused = contact.refused.saturating_add(1));
@@ -141,7 +151,10 @@ impl Egress {
                 Err(EgressError::Off("federation"))
             }
             Purpose::Push if !self.config.get().push.enabled => Err(EgressError::Off("push")),
-            Purpose::Federation | Purpose::Push => Ok(()),
+            Purpose::Preview if self.config.get().media.previews.is_empty() => {
+                Err(EgressError::Off("previews of links"))
+            }
+            Purpose::Federation | Purpose::Push | Purpose::Preview => Ok(()),
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Exists only where the configuration does not switch federation off. What is said in rooms is not its business.
 
+pub mod check;
 pub mod client;
 pub mod discovery;
 pub mod keys;
@@ -9,6 +10,8 @@ pub mod membership;
 pub mod own_keys;
 pub mod policy;
 pub mod questions;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod verify;
 pub mod x_matrix;
 

@@ -8,8 +8,10 @@ mod edu;
 pub mod gaps;
 pub mod invite;
 pub mod membership;
+mod past;
 pub mod peers;
 pub mod receive;
+mod repair;
 pub mod serve;
 pub mod staging;
 pub mod standing;
@@ -23,7 +25,14 @@ use std::{
 
 use ruma::OwnedServerName;
 
-use self::{gaps::Gaps, peers::Peers, staging::Staging, standing::ServerSets};
+use self::{
+    backfill::Backfills,
+    gaps::Gaps,
+    peers::Peers,
+    repair::{RepairSources, Repairs},
+    staging::{Staging, StagingSources},
+    standing::ServerSets,
+};
 use crate::{
     clock::Clock,
     database::{Database, Error},
@@ -79,6 +88,7 @@ struct Inner {
     database: Database,
     clock: Clock,
     identity: Identity,
+    tasks: Tasks,
     users: Users,
     rooms: Rooms,
     typing: Typing,
@@ -93,7 +103,7 @@ struct Inner {
     servers: ServerSets,
     /// One transaction of a server at a time.
     turns: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
-    backfills: backfill::Running,
+    backfills: Backfills,
 }
 
 impl Inbound {
@@ -102,11 +112,29 @@ impl Inbound {
         let InboundSources { database, clock, identity, tasks, users, rooms, .. } = sources;
         let InboundSources { typing, receipts, presence, to_device, wakes, verifier, peers, .. } = sources;
         let gaps = Gaps::new(rooms.clone(), verifier.clone(), Arc::clone(&peers), clock.clone());
-        let staging = Staging::open(database.clone(), rooms.clone(), gaps.clone(), tasks).await?;
+        let backfills = Backfills::new(rooms.clone(), gaps.clone(), Arc::clone(&peers), clock.clone());
+        let repairs = Repairs::start(RepairSources {
+            database: database.clone(),
+            rooms: rooms.clone(),
+            gaps: gaps.clone(),
+            backfills: backfills.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+            own_name: users.server_name().to_owned(),
+        });
+        let sources = StagingSources {
+            database: database.clone(),
+            rooms: rooms.clone(),
+            gaps: gaps.clone(),
+            repairs,
+            tasks: tasks.clone(),
+        };
+        let staging = Staging::open(sources).await?;
         Ok(Self(Arc::new(Inner {
             database,
             clock,
             identity,
+            tasks,
             users,
             rooms,
             typing,
@@ -120,7 +148,7 @@ impl Inbound {
             staging,
             servers: ServerSets::default(),
             turns: Mutex::default(),
-            backfills: backfill::Running::default(),
+            backfills,
         })))
     }
 

@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     config::{self, Live},
     database::{Database, Error, Range, Write},
+    federation::client::FederationClient,
     numbers::{Hash128, UserNumber},
     random::Random,
     tables::media::{MediaFile, MediaRow, UnownedBlob},
@@ -26,18 +27,25 @@ use crate::{
 
 mod animate;
 mod content;
+mod multipart;
 mod pending;
 mod picture;
+mod preview;
+mod remote;
 mod remove;
 mod strip;
 mod sweep;
 mod thumbnail;
 mod upload;
 
+pub use allod_storage::BlobReader as Reader;
+
 pub use self::{
     content::{Content, ContentError, Wanted},
     pending::CreateError,
     picture::{Method, PictureError},
+    preview::{PreviewError, Previews},
+    remote::RemoteError,
     remove::RemoveError,
     thumbnail::{ThumbnailError, ThumbnailWanted},
     upload::{Description, Upload, UploadError},
@@ -50,7 +58,24 @@ const MEDIA_ID_LETTERS_MAX: usize = 255;
 /// A day in milliseconds.
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
-/// The files of this server.
+/// What the service is made from.
+#[derive(Clone, Debug)]
+pub struct MediaSources {
+    /// The rows.
+    pub database: Database,
+    /// The configuration.
+    pub config: Live,
+    /// The time.
+    pub clock: Clock,
+    /// Chance.
+    pub random: Random,
+    /// Where background tasks are started.
+    pub tasks: Tasks,
+    /// Requests to other servers; none where federation is off.
+    pub client: Option<FederationClient>,
+}
+
+/// The files of this server, and those of others that it keeps for a while.
 #[derive(Clone, Debug)]
 pub struct Media(Arc<Inner>);
 
@@ -64,6 +89,9 @@ struct Inner {
     random: Random,
     tasks: Tasks,
     thumbnails: thumbnail::Thumbnails,
+    remote: remote::Remote,
+    /// Held by who removes old files of other servers.
+    making_room: tokio::sync::Mutex<()>,
     /// A file has come for which someone may be waiting.
     arrived: Notify,
 }
@@ -81,13 +109,8 @@ pub enum OpenError {
 
 impl Media {
     /// Opens the folder, or memory where the rows are in memory too, and starts the removal of what is left over.
-    pub async fn open(
-        database: Database,
-        config: Live,
-        clock: Clock,
-        random: Random,
-        tasks: Tasks,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(sources: MediaSources) -> Result<Self, OpenError> {
+        let MediaSources { database, config, clock, random, tasks, client } = sources;
         let now = config.get();
         let blobs = if now.media.folder.is_none() && database.store().forgets() {
             Blobs::memory()
@@ -105,6 +128,8 @@ impl Media {
             clock,
             random,
             thumbnails: thumbnail::Thumbnails::new(),
+            remote: remote::Remote::new(client),
+            making_room: tokio::sync::Mutex::default(),
             arrived: Notify::new(),
             tasks,
         }));
@@ -117,12 +142,22 @@ impl Media {
         self.0.config.get().media.upload_size.0
     }
 
+    /// A word that no file holds, of letters and digits.
+    pub fn boundary(&self, letters: usize) -> String {
+        self.0.random.token(letters)
+    }
+
     fn options(&self) -> config::Media {
         self.0.config.get().media.clone()
     }
 
     fn key(&self, server: &ServerName, media_id: &str) -> Hash128 {
         self.0.database.hash("media", format!("{server}/{media_id}"))
+    }
+
+    fn key_of(&self, row: &MediaRow) -> Hash128 {
+        let server = row.server.as_deref().unwrap_or(self.0.server_name.as_str());
+        self.0.database.hash("media", format!("{server}/{}", row.media_id))
     }
 
     async fn row(&self, key: Hash128) -> Result<Option<MediaRow>, Error> {

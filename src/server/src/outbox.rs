@@ -22,10 +22,11 @@ use crate::{
     clock::Clock,
     database::{Database, Error},
     devices::Devices,
-    federation::policy::Policy,
+    federation::policy::{Direction, Policy},
     identity::Identity,
     keys::Keys,
     numbers::{Hash128, RoomNumber, UserNumber},
+    presence::Presence,
     random::Random,
     rooms::Rooms,
     tasks::Tasks,
@@ -45,6 +46,7 @@ mod devices;
 mod edus;
 mod fan_out;
 pub mod ledger;
+mod presence;
 pub mod queue;
 mod recipients;
 pub mod servers;
@@ -68,6 +70,8 @@ pub struct OutboxSources {
     pub keys: Keys,
     /// Who is typing.
     pub typing: Typing,
+    /// Who is online.
+    pub presence: Presence,
     /// Whom this server speaks to.
     pub policy: Policy,
     /// The server's name.
@@ -160,6 +164,9 @@ impl Inner {
     /// Sends ephemeral data that may be lost.
     fn send_edu(self: &Arc<Self>, servers: &BTreeSet<OwnedServerName>, edu: &Edu) {
         for server in servers.iter().filter(|server| *server != self.sources.identity.server_name()) {
+            if !self.sources.policy.permits_edu(server, edu.kind, Direction::Outbound) {
+                continue;
+            }
             let hash = self.hash(server);
             self.book().push_edu(server, hash, edu.clone());
             self.start_delivery(server);

@@ -15,7 +15,7 @@ use std::{
 
 use roaring::RoaringBitmap;
 use ruma::{OwnedUserId, UInt, UserId, events::presence::PresenceEventContent, presence::PresenceState};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::{clock::Clock, numbers::UserNumber, tasks::Tasks, typing::Sequence, wake::Wakes};
 
@@ -65,6 +65,23 @@ struct Inner {
     known: Mutex<Known>,
     /// Told when the first user appears, so that the expiry starts.
     appeared: Notify,
+    /// The number of the newest change.
+    newest: watch::Sender<u64>,
+}
+
+/// What is shown of somebody now.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The number of the change.
+    pub version: u64,
+    /// Who it is.
+    pub user: UserNumber,
+    /// Their id.
+    pub user_id: OwnedUserId,
+    /// Where it is shown.
+    pub rooms: Arc<RoaringBitmap>,
+    /// What is shown.
+    pub content: PresenceEventContent,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +121,8 @@ impl Presence {
     /// Nobody was seen yet.
     pub fn new(clock: Clock, wakes: Wakes, sequence: Sequence) -> Self {
         let (enabled, known, appeared) = (AtomicBool::new(true), Mutex::default(), Notify::new());
-        Self(Arc::new(Inner { clock, wakes, sequence, enabled, known, appeared }))
+        let newest = watch::Sender::new(0);
+        Self(Arc::new(Inner { clock, wakes, sequence, enabled, known, appeared, newest }))
     }
 
     /// Turns presence on or off for the whole server. Off, everybody is offline and nobody is told.
@@ -207,6 +225,32 @@ impl Presence {
         users.map(|(user, known)| (user, known.user_id.clone(), known.content(now))).collect()
     }
 
+    /// The number of the newest change, each time there is one.
+    pub fn follow(&self) -> watch::Receiver<u64> {
+        self.0.newest.subscribe()
+    }
+
+    /// All that changed after the change `since`, in order, and where it is shown.
+    pub fn changes_with_rooms(&self, since: u64) -> Vec<Change> {
+        if !self.is_enabled() {
+            return Vec::new();
+        }
+        let now = self.0.clock.now_ms();
+        let known = self.known();
+        let changed = known.changes.range((Bound::Excluded(since), Bound::Unbounded));
+        let changes = changed.filter_map(|(version, user)| {
+            let person = known.users.get(user)?;
+            Some(Change {
+                version: *version,
+                user: *user,
+                user_id: person.user_id.clone(),
+                rooms: Arc::clone(&person.rooms),
+                content: person.content(now),
+            })
+        });
+        changes.collect()
+    }
+
     /// Lets time have its effect on what is shown; returns whether anybody is known.
     pub fn expire(&self) -> bool {
         let now = self.0.clock.now_ms();
@@ -289,6 +333,7 @@ impl Presence {
         known.changes.remove(&state.version);
         state.version = self.0.sequence.next();
         known.changes.insert(state.version, user);
+        self.0.newest.send_replace(state.version);
         Some(Arc::clone(&state.rooms))
     }
 

@@ -22,6 +22,7 @@ pub mod inbox;
 pub mod keys;
 pub mod media;
 pub mod meta;
+pub mod notices;
 pub mod notified;
 pub mod outbox;
 pub mod partial;
@@ -325,6 +326,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         meta::TABLES,
         accounts::TABLES,
         rooms::TABLES,
+        notices::TABLES,
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,

@@ -54,6 +54,7 @@ pub(super) async fn open(
         devices: devices.clone(),
         keys: user_data.keys.clone(),
         typing: user_data.typing.clone(),
+        presence: user_data.presence.clone(),
         policy: federation.policy.clone(),
         identity,
         transport: Arc::new(federation.client.clone()),

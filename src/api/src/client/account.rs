@@ -61,6 +61,9 @@ async fn deactivate(
     if let Some(user_id) = app.users.id(user).await? {
         app.rooms.leave_all(&Caller { user_id, user, device: None }).await?;
     }
+    if request.erase {
+        app.media.delete_of_user(user).await?;
+    }
     // There was nothing to unbind, which is neither a success nor a failure to the spec.
     Ok(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport))
 }

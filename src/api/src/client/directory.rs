@@ -25,12 +25,15 @@ use ruma::{
     directory::{Filter, PublicRoomsChunk},
 };
 
+use serde_json::{Map, Value};
+
 use crate::{
     app::App,
     auth::{Active, Session},
     client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
+    response::{Response, json_bytes},
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -41,8 +44,8 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(room_aliases)
         .endpoint(get_room_visibility)
         .endpoint(set_room_visibility)
-        .endpoint(get_public_rooms)
-        .endpoint(get_public_rooms_filtered)
+        .raw_endpoint(get_public_rooms)
+        .raw_endpoint(get_public_rooms_filtered)
 }
 
 /// Servers that are told of as knowing a room.
@@ -118,7 +121,7 @@ async fn get_public_rooms(
     app: App,
     session: Option<Session>,
     request: public_rooms::Request,
-) -> Result<public_rooms::Response> {
+) -> Result<Response> {
     if session.is_none() && !app.config.get().rooms.directory_without_account {
         return Err(Error::missing_token());
     }
@@ -126,31 +129,18 @@ async fn get_public_rooms(
     question.limit = request.limit;
     question.since = request.since;
     let page = page_of(&app, request.server.as_deref(), question).await?;
-    let mut response = public_rooms::Response::new(page.chunk);
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    response.total_room_count_estimate = page.total;
-    Ok(response)
+    page.respond()
 }
 
 /// `POST /_matrix/client/v3/publicRooms`
-async fn get_public_rooms_filtered(
-    app: App,
-    _: Session,
-    request: filtered::Request,
-) -> Result<filtered::Response> {
+async fn get_public_rooms_filtered(app: App, _: Session, request: filtered::Request) -> Result<Response> {
     let mut question = remote::Request::new();
     question.limit = request.limit;
     question.since = request.since;
     question.filter = request.filter;
     question.room_network = request.room_network;
     let page = page_of(&app, request.server.as_deref(), question).await?;
-    let mut response = filtered::Response::new();
-    response.chunk = page.chunk;
-    response.next_batch = page.next_batch;
-    response.prev_batch = page.prev_batch;
-    response.total_room_count_estimate = page.total;
-    Ok(response)
+    page.respond()
 }
 
 /// A page of the directory.
@@ -159,6 +149,28 @@ pub(crate) struct Page {
     pub(crate) next_batch: Option<String>,
     pub(crate) prev_batch: Option<String>,
     pub(crate) total: Option<UInt>,
+}
+
+impl Page {
+    /// The page as clients get it: with the join rule of every room, which ruma leaves out where the rule is the usual one.
+    fn respond(self) -> Result<Response> {
+        let rooms: Result<Vec<Value>, _> = self.chunk.iter().map(serde_json::to_value).collect();
+        let mut rooms = rooms.map_err(Error::internal)?;
+        for room in rooms.iter_mut().filter_map(Value::as_object_mut) {
+            room.entry("join_rule").or_insert_with(|| "public".into());
+        }
+        let mut body = Map::new();
+        body.insert("chunk".to_owned(), rooms.into());
+        for (name, token) in [("next_batch", self.next_batch), ("prev_batch", self.prev_batch)] {
+            if let Some(token) = token {
+                body.insert(name.to_owned(), token.into());
+            }
+        }
+        if let Some(total) = self.total {
+            body.insert("total_room_count_estimate".to_owned(), u64::from(total).into());
+        }
+        Ok(json_bytes(Value::Object(body).to_string()))
+    }
 }
 
 /// A page of the directory of a server, this one or another.

@@ -21,7 +21,7 @@ use allod_server::{
 };
 use http::StatusCode;
 use ruma::{
-    UInt,
+    EventId, UInt,
     api::{
         Direction as RumaDirection,
         client::{
@@ -121,6 +121,10 @@ async fn get_message_events(
         }
         page = app.rooms.history(&view, from, to, direction, limit, wanted).await?;
     }
+    // Of filtered pages, clients take only an empty one for the last.
+    if page.end.is_none() && direction == Direction::Backward && request.filter.url_filter.is_some() {
+        page.end = (!page.events.is_empty()).then_some(PaginationToken::START);
+    }
     let state = lazy_state(&app, &view, &request.filter, &page.events).await?;
     respond(&Page {
         event: None,
@@ -141,7 +145,11 @@ async fn get_context(app: App, session: Guest, request: context::Request) -> Res
     let ignored = app.sync.ignored(session.user).await?;
     let wanted = |event: &StoredEvent| is_shown(&ignored.users, event) && matches(&filter, &view, event);
     let limit = limit(request.limit);
-    let found = app.rooms.context(&view, &request.event_id, limit, wanted).await?.ok_or_else(not_found)?;
+    let mut found = app.rooms.context(&view, &request.event_id, limit, wanted).await?;
+    if found.is_none() && is_fetched(&app, &view, &request.event_id).await {
+        found = app.rooms.context(&view, &request.event_id, limit, wanted).await?;
+    }
+    let found = found.ok_or_else(not_found)?;
     let last = found.after.last().unwrap_or(&found.event);
     let state = if request.filter.lazy_load_options == LazyLoadOptions::Disabled {
         let events = app.rooms.state_events_at(&view, last.record.state_after, None).await?;
@@ -170,7 +178,11 @@ async fn get_room_event(app: App, session: Guest, request: event::Request) -> Re
         Err(AccessError::Forbidden) => return Err(not_found()),
         Err(AccessError::Storage(error)) => return Err(error.into()),
     };
-    let event = app.rooms.visible_event(&view, &request.event_id).await?.ok_or_else(not_found)?;
+    let mut event = app.rooms.visible_event(&view, &request.event_id).await?;
+    if event.is_none() && is_fetched(&app, &view, &request.event_id).await {
+        event = app.rooms.visible_event(&view, &request.event_id).await?;
+    }
+    let event = event.ok_or_else(not_found)?;
     let ignored = app.sync.ignored(view.caller.user).await?;
     let rendered = app.rooms.render_bundled(&view, &[event], true, &ignored.users).await?;
     Ok(json_bytes(rendered.into_iter().next().ok_or_else(not_found)?))
@@ -264,6 +276,17 @@ pub(crate) async fn token(app: &App, view: &View, text: &str) -> Result<Paginati
     }
     let token: SyncToken = text.parse().map_err(|_| bad())?;
     Ok(app.rooms.point_at(view, token.position).await?)
+}
+
+/// Whether an event that is not here came from another server.
+async fn is_fetched(app: &App, view: &View, event_id: &EventId) -> bool {
+    match &app.inbound {
+        // Whoever has left sees nothing that came later, and others ask for nothing.
+        Some(inbound) if view.membership == Some(Membership::Join) => {
+            inbound.fetch_event(&view.room, event_id).await
+        }
+        _ => false,
+    }
 }
 
 fn limit(asked: UInt) -> usize {

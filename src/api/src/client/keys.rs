@@ -81,20 +81,9 @@ pub(crate) fn one_time_key_counts(left: &Counts) -> BTreeMap<OneTimeKeyAlgorithm
 async fn get_keys(app: App, caller: Guest, request: query::Request) -> Result<query::Response> {
     let mut response = query::Response::new();
     let queried = app.keys.query(Some(caller.user), &request.device_keys).await?;
-    response.device_keys = queried
-        .device_keys
-        .into_iter()
-        .map(|(user_id, keys)| {
-            (user_id, keys.into_iter().map(|(device_id, key)| (device_id, Raw::from_json(key))).collect())
-        })
-        .collect();
-    response.master_keys =
-        queried.master_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))).collect();
-    response.self_signing_keys =
-        queried.self_signing_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))).collect();
-    response.user_signing_keys =
-        queried.user_signing_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))).collect();
-    remote_keys::query(&app, &mut response, request.device_keys, request.timeout).await;
+    remote_keys::add(&mut response, queried);
+    let others = request.device_keys;
+    remote_keys::query(&app, caller.user, &mut response, others, request.timeout).await?;
     Ok(response)
 }
 

@@ -30,8 +30,9 @@ use crate::{
 };
 
 mod download;
-mod serve;
-mod thumbnail;
+mod preview;
+pub(crate) mod serve;
+pub(crate) mod thumbnail;
 
 pub(crate) fn routes(routes: Routes) -> Routes {
     let routes = routes
@@ -40,7 +41,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(create_mxc_uri)
         .endpoint(get_media_config)
         .endpoint(get_media_config_before_accounts);
-    thumbnail::routes(download::routes(routes))
+    preview::routes(thumbnail::routes(download::routes(routes)))
 }
 
 /// `POST /_matrix/media/v3/upload`

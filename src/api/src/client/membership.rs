@@ -136,7 +136,12 @@ async fn invite_user(app: App, session: Active, request: invite::Request) -> Res
 
 /// `POST /_matrix/client/v3/rooms/{roomId}/leave`
 async fn leave_room(app: App, session: Guest, request: leave::Request) -> Result<leave::Response> {
-    app.memberships.leave(&request.room_id, &caller(&session), &with_reason(request.reason)).await?;
+    let caller = caller(&session);
+    if !app.server_notices.may_leave(&caller, &request.room_id).await? {
+        let message = "Invitations to the room of the server's notices cannot be refused";
+        return Err(Error::new(StatusCode::FORBIDDEN, ErrorKind::CannotLeaveServerNoticeRoom, message));
+    }
+    app.memberships.leave(&request.room_id, &caller, &with_reason(request.reason)).await?;
     Ok(leave::Response::new())
 }
 

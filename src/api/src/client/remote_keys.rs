@@ -5,14 +5,15 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use allod_server::federation::client::ClientError;
+use allod_server::{federation::client::ClientError, keys::Queried, numbers::UserNumber};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
     api::client::keys::{claim_keys::v3 as claim, get_keys::v3 as query},
+    serde::Raw,
 };
 use serde_json::{Value, json};
 
-use crate::app::App;
+use crate::{app::App, error::Result};
 
 /// How long other servers are waited for if the client does not say.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,25 +21,33 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Adds the device and cross-signing keys of other servers' users.
 pub(super) async fn query(
     app: &App,
+    asking: UserNumber,
     response: &mut query::Response,
     wanted: BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
     patience: Option<Duration>,
-) {
+) -> Result<()> {
     let wanted = of_others(app, wanted);
-    let Some(federation) = &app.federation else {
+    let Some(remote_keys) = &app.remote_keys else {
         response.failures = unasked(wanted.keys());
-        return;
+        return Ok(());
     };
-    for (server, answer) in federation.client.query_keys(wanted, patience.unwrap_or(PATIENCE)).await {
-        match answer {
-            Ok(answer) => {
-                response.device_keys.extend(of_server(&server, answer.device_keys));
-                response.master_keys.extend(of_server(&server, answer.master_keys));
-                response.self_signing_keys.extend(of_server(&server, answer.self_signing_keys));
-            }
-            Err(error) => drop(response.failures.insert(server.to_string(), failure(&error))),
-        }
-    }
+    let (queried, failures) = remote_keys.query(asking, wanted, patience.unwrap_or(PATIENCE)).await?;
+    add(response, queried);
+    response.failures = failures.iter().map(|(server, error)| (server.to_string(), failure(error))).collect();
+    Ok(())
+}
+
+/// Adds keys to an answer.
+pub(super) fn add(response: &mut query::Response, queried: Queried) {
+    let devices = queried.device_keys.into_iter().map(|(user_id, keys)| {
+        (user_id, keys.into_iter().map(|(device_id, key)| (device_id, Raw::from_json(key))).collect())
+    });
+    response.device_keys.extend(devices);
+    response.master_keys.extend(queried.master_keys.into_iter().map(|(id, key)| (id, Raw::from_json(key))));
+    let self_signing = queried.self_signing_keys.into_iter();
+    response.self_signing_keys.extend(self_signing.map(|(id, key)| (id, Raw::from_json(key))));
+    let user_signing = queried.user_signing_keys.into_iter();
+    response.user_signing_keys.extend(user_signing.map(|(id, key)| (id, Raw::from_json(key))));
 }
 
 /// Adds one-time keys of other servers' devices.

@@ -2,7 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#spaces>
 
-use allod_server::rooms::hierarchy::{HierarchyError, HierarchyQuery};
+use allod_server::spaces::{HierarchyError, HierarchyQuery};
 use ruma::{
     api::client::space::{SpaceHierarchyRoomsChunk, get_hierarchy::v1 as hierarchy},
     serde::Raw,
@@ -32,7 +32,7 @@ async fn get_hierarchy(app: App, session: Guest, request: hierarchy::Request) ->
         max_depth: request.max_depth.map(u64::from),
         suggested_only: request.suggested_only,
     };
-    let page = app.rooms.hierarchy(&caller(&session), &request.room_id, &query).await?;
+    let page = app.spaces.hierarchy(&caller(&session), &request.room_id, &query).await?;
     let mut response = hierarchy::Response::new();
     response.next_batch = page.next;
     response.rooms = page

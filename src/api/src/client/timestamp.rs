@@ -32,7 +32,14 @@ async fn get_event_by_timestamp(
         RumaDirection::Forward => Direction::Forward,
     };
     let not_found = || Error::not_found("There is no event in that direction");
-    let event = app.rooms.event_at_time(&view, request.ts.get().into(), direction).await?;
+    let at_ms = request.ts.get().into();
+    let mut event = app.rooms.event_at_time(&view, at_ms, direction).await?;
+    if let Some(inbound) = &app.inbound {
+        let here_ms = event.as_ref().map(|event| event.record.origin_server_ts);
+        if inbound.fetch_event_at_time(&view.room, (at_ms, direction), here_ms).await {
+            event = app.rooms.event_at_time(&view, at_ms, direction).await?;
+        }
+    }
     let event = event.ok_or_else(not_found)?;
     let event_id = event.record.event_id.as_str().try_into().map_err(Error::internal)?;
     let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(event.record.origin_server_ts));

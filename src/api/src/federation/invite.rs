@@ -2,6 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room>
 
+use allod_server::config::Refusable;
 use allod_server::inbound::invite::{Invitation, InviteError};
 use http::StatusCode;
 use ruma::{
@@ -16,7 +17,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use super::inbound;
+use super::{inbound, permit};
 use crate::{
     app::App,
     auth::Origin,
@@ -30,6 +31,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 
 /// `PUT /_matrix/federation/v2/invite/{roomId}/{eventId}`
 async fn create_invite(app: App, origin: Origin, request: v2::Request) -> Result<v2::Response> {
+    permit(&app, &origin, Refusable::Invites)?;
     let shown: Vec<Box<RawValue>> = request.invite_room_state.into_iter().filter_map(shown).collect();
     let invitation = Invitation {
         room_id: &request.room_id,

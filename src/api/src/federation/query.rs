@@ -2,6 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#querying-for-information>
 
+use allod_server::config::Refusable;
 use ruma::api::federation::query::{
     get_profile_information::v1 as profile, get_room_information::v1 as directory,
 };
@@ -11,6 +12,7 @@ use crate::{
     auth::Origin,
     endpoint::Routes,
     error::{Error, Result},
+    federation::permit,
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -20,9 +22,10 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_matrix/federation/v1/query/profile`
 async fn get_profile_information(
     app: App,
-    _: Origin,
+    origin: Origin,
     request: profile::Request,
 ) -> Result<profile::Response> {
+    permit(&app, &origin, Refusable::Profiles)?;
     if !app.users.is_local(&request.user_id) {
         return Err(Error::invalid_param("The user is not of this server"));
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use allod_server::inbound::receive::{ReceiveError, Received};
 use ruma::api::federation::transactions::send_transaction_message::v1 as send;
 
-use super::inbound;
+use super::{federation, inbound};
 use crate::{
     app::App,
     auth::Origin,
@@ -28,7 +28,8 @@ async fn send_transaction_message(
     origin: Origin,
     request: send::Request,
 ) -> Result<send::Response> {
-    let received = Received { id: request.transaction_id.as_str(), pdus: request.pdus, edus: request.edus };
+    let edus = federation(&app)?.policy.permitted_edus(&origin, request.edus);
+    let received = Received { id: request.transaction_id.as_str(), pdus: request.pdus, edus };
     Ok(send::Response::new(inbound(&app)?.receive(&origin, received).await?))
 }
 

@@ -184,7 +184,7 @@ fn pdu_format() {
     });
     let check = |json: &Value, references| {
         let event: CanonicalJsonObject = serde_json::from_value(json.clone()).unwrap();
-        check_pdu_format(&event, &EventFormatRules::V12, references)
+        check_pdu_format(&event, &RoomVersionRules::V12, references)
     };
     assert_eq!(check(&good, References::Limited), Ok(()));
     for (field, value) in [
@@ -212,6 +212,11 @@ fn pdu_format() {
         bad.as_object_mut().unwrap().remove(field);
         assert!(check(&bad, References::Limited).is_err(), "{field} missing");
     }
+    let mut emoji = good.clone();
+    emoji["state_key"] = json!("💥".repeat(70));
+    assert!(check(&emoji, References::Limited).is_err());
+    let event: CanonicalJsonObject = serde_json::from_value(emoji).unwrap();
+    assert_eq!(check_pdu_format(&event, &RoomVersionRules::V10, References::Limited), Ok(()));
     let mut many = good.clone();
     many["prev_events"] = json!(vec!["$p"; 50]);
     assert_eq!(check(&many, References::Unlimited), Ok(()));

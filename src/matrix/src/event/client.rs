@@ -110,12 +110,16 @@ impl ClientForm {
     }
 }
 
-/// The stripped form of a state event: `sender`, `type`, `state_key` and `content` only.
+/// The stripped form of a state event: `sender`, `type`, `state_key` and `content` only, and of the create event its time
+/// too (MSC4311).
 pub fn stripped(json: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
     let stored: Stored<'_> = serde_json::from_slice(json)?;
     let mut out = Vec::with_capacity(json.len());
     out.extend_from_slice(b"{\"content\":");
     out.extend_from_slice(stored.content.get().as_bytes());
+    if stored.kind.get() == "\"m.room.create\"" {
+        write_raw(&mut out, b",\"origin_server_ts\":", Some(&stored.origin_server_ts.to_string()));
+    }
     write_raw(&mut out, b",\"sender\":", Some(stored.sender.get()));
     write_raw(&mut out, b",\"state_key\":", stored.state_key.map(RawValue::get));
     write_raw(&mut out, b",\"type\":", Some(stored.kind.get()));
@@ -312,6 +316,16 @@ mod tests {
         assert_eq!(
             String::from_utf8(stripped(json).unwrap()).unwrap(),
             r#"{"content":{"name":"x"},"sender":"@a:b","state_key":"","type":"m.room.name"}"#
+        );
+    }
+
+    #[test]
+    fn msc4311_the_create_event_has_its_time() {
+        let json =
+            br#"{"type":"m.room.create","state_key":"","sender":"@a:b","content":{},"origin_server_ts":1}"#;
+        assert_eq!(
+            String::from_utf8(stripped(json).unwrap()).unwrap(),
+            r#"{"content":{},"origin_server_ts":1,"sender":"@a:b","state_key":"","type":"m.room.create"}"#
         );
     }
 

@@ -12,7 +12,7 @@ section! {
     Media = "media" {
         /// The folder of the files. Not set: media in data_dir.
         folder: Option<PathBuf> = None => "/srv/allod/media";
-        /// Largest file that can be uploaded.
+        /// Largest file that can be uploaded, or is fetched of another server.
         upload_size: ByteSize = ByteSize::mib(100), Reloaded;
         /// How much one person may keep here in all. Not set: no limit.
         quota_per_user: Option<ByteSize> = None => "5 GiB", Reloaded;
@@ -29,6 +29,14 @@ section! {
         strip_metadata: bool = false, Reloaded;
         /// Uploaded files go after this time. Not set: they stay until they are deleted.
         retention: Option<Interval> = None => "365 d", Reloaded;
+        /// How much of other servers and of previews may be kept here in all; what nobody has fetched for longest
+        /// goes first, and can be fetched anew. Not set: no limit.
+        remote_quota: Option<ByteSize> = None => "20 GiB", Reloaded;
+        /// Files of other servers go when nobody has fetched them for this time; they can be fetched anew.
+        remote_retention: Option<Interval> = Some(Interval::seconds(30 * 24 * 3600)), Reloaded;
+        /// The domains of whose pages previews are made, and what is within them; "*" is all, and "!" before one
+        /// leaves it out. Whoever writes a link makes this server go there. Empty: no previews.
+        previews: Vec<String> = Vec::new() => "[\"*\", \"!unwanted.example\"]";
     }
     check |media| {
         if media.upload_size.0 == 0 {

@@ -14,6 +14,8 @@ pub enum Purpose {
     Federation,
     /// Push gateways, which users' applications name.
     Push,
+    /// Pages of the web, for previews of links.
+    Preview,
 }
 
 impl Purpose {
@@ -22,6 +24,7 @@ impl Purpose {
         match self {
             Self::Federation => "federation",
             Self::Push => "push",
+            Self::Preview => "previews of links",
         }
     }
 }

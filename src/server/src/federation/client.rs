@@ -23,7 +23,8 @@ use super::{
     policy::{Direction, Policy, Refused},
 };
 use crate::{
-    egress::{Answer, Bounds, Egress, EgressError, Outbound, Purpose},
+    config::Refusable,
+    egress::{Answer, Bounds, Egress, EgressError, Outbound, Purpose, Url, Web},
     identity::Identity,
 };
 
@@ -37,6 +38,8 @@ pub const KEYS: Bounds = Bounds::bytes(64 << 10).within(Duration::from_secs(20))
 pub const JOIN: Bounds = Bounds::bytes(500 << 20).within(Duration::from_secs(600));
 /// The longest error that is read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Redirects that are followed.
+const REDIRECTS_MAX: usize = 2;
 
 /// Why a server did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +111,7 @@ pub struct FederationClient {
     outbound: Outbound,
     /// Connections to names with a port: addresses without one would be taken for the other kind's.
     outbound_to_ports: Outbound,
+    web: Web,
 }
 
 impl FederationClient {
@@ -120,7 +124,22 @@ impl FederationClient {
     ) -> Result<Self, EgressError> {
         let outbound = egress.outbound(Purpose::Federation)?;
         let outbound_to_ports = egress.outbound(Purpose::Federation)?;
-        Ok(Self { discovery, policy, identity, outbound, outbound_to_ports })
+        let web = egress.web(Purpose::Federation, false)?;
+        Ok(Self { discovery, policy, identity, outbound, outbound_to_ports, web })
+    }
+
+    /// A client that speaks without TLS, to peers that tests make.
+    #[cfg(test)]
+    pub(crate) fn without_tls(
+        egress: &Egress,
+        discovery: Discovery,
+        policy: Policy,
+        identity: Identity,
+    ) -> Result<Self, EgressError> {
+        let outbound = egress.outbound_without_tls(Purpose::Federation)?;
+        let outbound_to_ports = egress.outbound_without_tls(Purpose::Federation)?;
+        let web = egress.web(Purpose::Federation, true)?;
+        Ok(Self { discovery, policy, identity, outbound, outbound_to_ports, web })
     }
 
     /// Sends one of ruma's requests, and reads its answer. Signed if its endpoint wants it.
@@ -186,6 +205,42 @@ impl FederationClient {
     ) -> Result<Answer, ClientError> {
         let body = body.map(|body| Bytes::copy_from_slice(body.get().as_bytes()));
         self.exchange(server, method, path_and_query, body, bounds, true).await
+    }
+
+    /// The same for endpoints from before requests were signed.
+    pub async fn send_unsigned_stream(
+        &self,
+        server: &ServerName,
+        path_and_query: &str,
+        bounds: Bounds,
+    ) -> Result<Answer, ClientError> {
+        self.exchange(server, Method::GET, path_and_query, None, bounds, false).await
+    }
+
+    /// Gets what a server says is elsewhere: unsigned, over TLS, at hosts that may be spoken to, through the gate.
+    pub async fn send_elsewhere(&self, location: &str, bounds: Bounds) -> Result<Answer, ClientError> {
+        let malformed = |error: &dyn std::fmt::Display| ClientError::Malformed(error.to_string());
+        let mut url = Url::parse(location).map_err(|error| malformed(&error))?;
+        for _ in 0..=REDIRECTS_MAX {
+            let host = url.host_str().ok_or_else(|| malformed(&"a place without a host"))?;
+            let host = <&ServerName>::try_from(host).map_err(|error| malformed(&error))?;
+            self.policy.may_talk_to(host, Direction::Outbound)?;
+            let answer = self.web.get(&url, "*/*", bounds).await?;
+            if answer.status().is_success() {
+                return Ok(answer);
+            }
+            let location =
+                answer.headers().get(header::LOCATION).filter(|_| answer.status().is_redirection());
+            let Some(location) = location else { return Err(refusal(answer).await) };
+            let location = location.to_str().map_err(|error| malformed(&error))?;
+            url = url.join(location).map_err(|error| malformed(&error))?;
+        }
+        Err(malformed(&"too many redirects"))
+    }
+
+    /// Whether the rule of a server lets it be asked for, or sent, this.
+    pub fn permits(&self, server: &ServerName, what: Refusable) -> Result<(), Refused> {
+        self.policy.permits(server, what, Direction::Outbound)
     }
 
     /// The way to a server, without sending anything.

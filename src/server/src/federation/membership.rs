@@ -38,9 +38,11 @@ mod path;
 mod resume;
 mod summary;
 mod template;
+mod third_party;
 
 pub use error::RemoteError;
 pub use template::TemplateError;
+pub use third_party::Bound;
 
 /// Versions of rooms that users of this server may join. Events of versions 1 and 2 are not built here.
 const VERSIONS: [RoomVersionId; 10] = [

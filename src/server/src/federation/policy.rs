@@ -1,16 +1,16 @@
 //! Which servers may be spoken to, and how often that was refused.
 //!
-//! One question, asked for every request in and every request out. What a partner may do in particular (invites, media,
-//! profiles) would be asked here too.
+//! One question, asked for every request in and every request out; and what a partner is kept from in particular (invites,
+//! media, profiles), asked where that is done.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, ServerName, api::federation::transactions::edu::Edu, serde::Raw};
 
-use crate::config::{FederationMode, Live};
+use crate::config::{FederationMode, Live, Refusable};
 
 /// Servers whose refusals are counted one by one; the others are counted together.
 const COUNTED_MAX: usize = 10_000;
@@ -54,10 +54,46 @@ impl Policy {
 
     /// Whether the server may be spoken to; a refusal is counted and logged.
     pub fn may_talk_to(&self, server: &ServerName, direction: Direction) -> Result<(), Refused> {
-        if self.allows(server) {
+        let rule = match direction {
+            Direction::Inbound => Refusable::Inbound,
+            Direction::Outbound => Refusable::Outbound,
+        };
+        if self.is_listed(server) && !self.config.get().federation.refuses(server, rule) {
             return Ok(());
         }
         tracing::info!(%server, ?direction, "refused: this server does not talk to that one");
+        self.count(server, direction);
+        Err(Refused)
+    }
+
+    /// Whether a server may do or get something, which is refused and counted if its rule keeps it from that.
+    pub fn permits(&self, server: &ServerName, what: Refusable, direction: Direction) -> Result<(), Refused> {
+        if !self.config.get().federation.refuses(server, what) {
+            return Ok(());
+        }
+        tracing::info!(%server, ?direction, ?what, "refused: that server's rule keeps it from this");
+        self.count(server, direction);
+        Err(Refused)
+    }
+
+    /// Whether the rule of a server lets it send, or be sent, ephemeral data of this type.
+    pub fn permits_edu(&self, server: &ServerName, kind: &str, direction: Direction) -> bool {
+        let what = match kind {
+            "m.presence" => Refusable::Presence,
+            "m.typing" => Refusable::Typing,
+            "m.receipt" => Refusable::Receipts,
+            _ => return true,
+        };
+        self.permits(server, what, direction).is_ok()
+    }
+
+    /// What a server's rule lets it send of ephemeral data.
+    pub fn permitted_edus(&self, origin: &ServerName, edus: Vec<Raw<Edu>>) -> Vec<Raw<Edu>> {
+        let kind = |edu: &Raw<Edu>| edu.get_field::<String>("edu_type").ok().flatten().unwrap_or_default();
+        edus.into_iter().filter(|edu| self.permits_edu(origin, &kind(edu), Direction::Inbound)).collect()
+    }
+
+    fn count(&self, server: &ServerName, direction: Direction) {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if refusals.len() < COUNTED_MAX || refusals.contains_key(server) {
             let count = refusals.entry(server.to_owned()).or_default();
@@ -67,11 +103,14 @@ impl Policy {
             };
             *number = number.saturating_add(1);
         }
-        Err(Refused)
     }
 
-    /// The same without counting: for choosing among servers.
+    /// Whether requests to the server may be sent, without counting: for choosing among servers.
     pub fn allows(&self, server: &ServerName) -> bool {
+        self.is_listed(server) && !self.config.get().federation.refuses(server, Refusable::Outbound)
+    }
+
+    fn is_listed(&self, server: &ServerName) -> bool {
         let config = self.config.get();
         let federation = &config.federation;
         let named = |list: &[OwnedServerName]| {
@@ -98,7 +137,7 @@ mod tests {
     use ruma::server_name;
 
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, PartnerRule};
 
     fn policy(mode: FederationMode) -> Policy {
         let mut config = Config::default();
@@ -129,6 +168,40 @@ mod tests {
                 assert_eq!(policy.allows(server), allowed, "{mode:?} {server}");
             }
         }
+    }
+
+    #[test]
+    fn rules_keep_servers_from_what_they_say() {
+        let mut config = Config::default();
+        config.federation.mode = FederationMode::Open;
+        let rule = |server: &str, refuse: &[Refusable]| PartnerRule {
+            server: server.to_owned(),
+            refuse: refuse.to_vec(),
+        };
+        config.federation.rules = vec![
+            rule("quiet.example", &[Refusable::Inbound]),
+            rule("*", &[Refusable::Media, Refusable::Outbound]),
+            rule("Friend.example", &[]),
+        ];
+        let live = Live::new(config.clone());
+        let policy = Policy::new(live.clone(), server_name!("own.example").to_owned());
+        let (quiet, friend) = (server_name!("quiet.example"), server_name!("friend.example"));
+        let other = server_name!("other.example");
+        for (server, inbound, outbound, media) in [
+            (quiet, Err(Refused), Ok(()), Ok(())),
+            (friend, Ok(()), Ok(()), Ok(())),
+            (other, Ok(()), Err(Refused), Err(Refused)),
+        ] {
+            assert_eq!(policy.may_talk_to(server, Direction::Inbound), inbound, "{server}");
+            assert_eq!(policy.may_talk_to(server, Direction::Outbound), outbound, "{server}");
+            assert_eq!(policy.allows(server), outbound.is_ok(), "{server}");
+            assert_eq!(policy.permits(server, Refusable::Media, Direction::Inbound), media, "{server}");
+            assert_eq!(policy.permits(server, Refusable::Typing, Direction::Inbound), Ok(()), "{server}");
+        }
+        assert_eq!(policy.refusals().len(), 2);
+        config.federation.rules.clear();
+        live.reload(&config);
+        assert_eq!(policy.may_talk_to(quiet, Direction::Inbound), Ok(()), "a reload is enough");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use ruma::{
 };
 
 use super::client::{ClientError, FederationClient, ORDINARY};
-use crate::egress::Bounds;
+use crate::{config::Refusable, egress::Bounds};
 
 /// How long a client waits for another server.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +30,7 @@ pub type Answers<T> = Vec<(OwnedServerName, Result<T, ClientError>)>;
 impl FederationClient {
     /// The profile of a user of another server.
     pub async fn profile(&self, user_id: &UserId) -> Result<profile::Response, ClientError> {
+        self.permits(user_id.server_name(), Refusable::Profiles)?;
         let request = profile::Request::new(user_id.to_owned());
         self.send_within(user_id.server_name(), request, PROFILE).await
     }
@@ -46,6 +47,7 @@ impl FederationClient {
         server: &ServerName,
         request: public_rooms::Request,
     ) -> Result<public_rooms::Response, ClientError> {
+        self.permits(server, Refusable::Directory)?;
         self.send_within(server, request, ORDINARY.within(PATIENCE)).await
     }
 

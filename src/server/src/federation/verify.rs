@@ -197,7 +197,7 @@ impl Read {
         let format = |error: &dyn std::fmt::Display| VerifyError::Format(error.to_string());
         let mut object: CanonicalJsonObject =
             serde_json::from_str(event.get()).map_err(|error| format(&error))?;
-        check_pdu_format(&object, &rules.event_format, references).map_err(|error| format(&error))?;
+        check_pdu_format(&object, rules, references).map_err(|error| format(&error))?;
         // Nobody signed it, and nothing of it is this server's.
         object.remove("unsigned");
         let at_ms = match object.get("origin_server_ts") {

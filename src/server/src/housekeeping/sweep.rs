@@ -14,7 +14,7 @@ use crate::{
     tables::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
-        inbound::InboundTransaction,
+        inbound::{InboundTransaction, RemoteKeyList, StrandedEvent},
         inbox::ToDeviceTransaction,
         keys::DeviceListChange,
         outbox::QueuedEdu,
@@ -99,6 +99,18 @@ impl Aged for InboundTransaction {
     }
 }
 
+impl Aged for RemoteKeyList {
+    fn since_ms(_: &Self::Key, row: &Self::Value, _: &Times) -> u64 {
+        row.value.at_ms
+    }
+}
+
+impl Aged for StrandedEvent {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.since_ms
+    }
+}
+
 impl Aged for QueuedEdu {
     fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
         times.at(key.1)
@@ -130,7 +142,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 8] {
+fn sweeps() -> [Sweep; 10] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -148,6 +160,8 @@ fn sweeps() -> [Sweep; 8] {
         of::<ToDeviceTransaction>(),
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
+        of::<StrandedEvent>(),
+        of::<RemoteKeyList>(),
         of::<QueuedEdu>(),
         of::<PositionAtTime>(),
     ]

@@ -1,4 +1,4 @@
-//! The past of rooms that were joined late: fetched when somebody here looks at it.
+//! What is missing of a room's past: fetched when somebody here looks at it, or by `super::repair`.
 
 use std::{
     collections::BTreeMap,
@@ -8,16 +8,17 @@ use std::{
 };
 
 use allod_matrix::auth::References;
-use ruma::OwnedEventId;
+use ruma::{OwnedEventId, OwnedServerName};
 
-use super::Inbound;
+use super::{Inbound, gaps::Gaps, peers::Peers};
 use crate::{
+    clock::Clock,
     numbers::RoomNumber,
-    rooms::{Room, ingest::IngestError},
+    rooms::{Room, Rooms, ingest::IngestError},
 };
 
 /// Events fetched at once.
-const EVENTS: u32 = 100;
+pub(super) const EVENTS: u32 = 100;
 /// Gaps of a room that are looked at.
 const GAPS_MAX: usize = 1_000;
 /// Ends from which one request goes back.
@@ -34,7 +35,7 @@ const ROOMS_MAX: usize = 10_000;
 
 /// Rooms whose past is being fetched, one reader's turn at a time, and when nobody had any of it.
 #[derive(Debug, Default)]
-pub(super) struct Running(Mutex<BTreeMap<RoomNumber, Arc<tokio::sync::Mutex<u64>>>>);
+struct Running(Mutex<BTreeMap<RoomNumber, Arc<tokio::sync::Mutex<u64>>>>);
 
 impl Running {
     fn of(&self, room: RoomNumber) -> Arc<tokio::sync::Mutex<u64>> {
@@ -46,11 +47,69 @@ impl Running {
     }
 }
 
+/// Fetches the past. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Backfills {
+    rooms: Rooms,
+    gaps: Gaps,
+    peers: Arc<dyn Peers>,
+    clock: Clock,
+    running: Arc<Running>,
+}
+
+impl Backfills {
+    pub(super) fn new(rooms: Rooms, gaps: Gaps, peers: Arc<dyn Peers>, clock: Clock) -> Self {
+        Self { rooms, gaps, peers, clock, running: Arc::default() }
+    }
+
+    /// Fetches events that are missing where others between these depths cite them, from the first of the servers that
+    /// has some: whether any came.
+    pub(super) async fn fill(
+        &self,
+        room: &Arc<Room>,
+        servers: &[OwnedServerName],
+        depths: RangeInclusive<u64>,
+    ) -> Result<bool, IngestError> {
+        let turn = self.running.of(room.number);
+        let mut nothing_until_ms = turn.lock().await;
+        // Asked for only now: who waited for another's turn may find it done.
+        let gaps = self.rooms.backward_extremities(room, GAPS_MAX).await?;
+        let ends: Vec<OwnedEventId> = gaps
+            .into_iter()
+            .filter(|(_, cited_at)| depths.contains(cited_at))
+            .map(|(event_id, _)| event_id)
+            .take(ENDS_MAX)
+            .collect();
+        if ends.is_empty() || self.clock.now_ms() < *nothing_until_ms {
+            return Ok(false);
+        }
+        for server in servers.iter().take(SERVERS_MAX) {
+            let fetched =
+                self.peers.backfill(server, &room.room_id, ends.clone(), EVENTS).await.unwrap_or_default();
+            let events = self.gaps.verified(room, &fetched, References::Unlimited).await?;
+            if events.is_empty() {
+                continue;
+            }
+            if self.gaps.place_past(room, server, &events).await? {
+                return Ok(true);
+            }
+        }
+        *nothing_until_ms = self.clock.now_ms().saturating_add(PAUSE_MS);
+        Ok(false)
+    }
+}
+
 impl Inbound {
     /// Fetches some of the room's past if there is a gap between these depths: whether anything came. Takes no longer
     /// than a reader may wait.
     pub async fn fill_history(&self, room: &Arc<Room>, depths: RangeInclusive<u64>) -> bool {
-        match tokio::time::timeout(PATIENCE, self.fill(room, depths)).await {
+        let fill = async {
+            let servers = self.servers_in(room).await?;
+            let others = servers.iter().filter(|server| **server != *self.0.users.server_name());
+            let others: Vec<OwnedServerName> = others.take(SERVERS_MAX).cloned().collect();
+            self.0.backfills.fill(room, &others, depths).await
+        };
+        match tokio::time::timeout(PATIENCE, fill).await {
             Ok(Ok(came)) => came,
             Ok(Err(error)) => {
                 tracing::info!(room_id = %room.room_id, %error, "the past of a room was not fetched");
@@ -61,36 +120,5 @@ impl Inbound {
                 false
             }
         }
-    }
-
-    async fn fill(&self, room: &Arc<Room>, depths: RangeInclusive<u64>) -> Result<bool, IngestError> {
-        let turn = self.0.backfills.of(room.number);
-        let mut nothing_until_ms = turn.lock().await;
-        // Asked for only now: who waited for another's turn may find it done.
-        let gaps = self.0.rooms.backward_extremities(room, GAPS_MAX).await?;
-        let ends: Vec<OwnedEventId> = gaps
-            .into_iter()
-            .filter(|(_, cited_at)| depths.contains(cited_at))
-            .map(|(event_id, _)| event_id)
-            .take(ENDS_MAX)
-            .collect();
-        if ends.is_empty() || self.0.clock.now_ms() < *nothing_until_ms {
-            return Ok(false);
-        }
-        let servers = self.servers_in(room).await?;
-        let others = servers.iter().filter(|server| **server != *self.0.users.server_name());
-        for server in others.take(SERVERS_MAX) {
-            let fetched =
-                self.0.peers.backfill(server, &room.room_id, ends.clone(), EVENTS).await.unwrap_or_default();
-            let events = self.0.gaps.verified(room, &fetched, References::Unlimited).await?;
-            if events.is_empty() {
-                continue;
-            }
-            if self.0.gaps.place_past(room, server, &events).await? {
-                return Ok(true);
-            }
-        }
-        *nothing_until_ms = self.0.clock.now_ms().saturating_add(PAUSE_MS);
-        Ok(false)
     }
 }

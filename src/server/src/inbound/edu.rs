@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use roaring::RoaringBitmap;
 use ruma::{
-    RoomId, ServerName, UserId,
+    OwnedUserId, RoomId, ServerName, UserId,
     api::federation::transactions::edu::{
         DirectDeviceContent, Edu, PresenceContent, ReceiptContent, TypingContent,
     },
@@ -19,9 +19,10 @@ use super::{Inbound, standing::Standing};
 use crate::{
     database::{Error, Write},
     devices,
-    numbers::UserNumber,
+    numbers::{RoomNumber, UserNumber},
     presence::Told,
     receipts::{Marks, ReceiptError},
+    remote_keys,
     rooms::Room,
     tables::rooms::Membership,
     to_device::ToDeviceError,
@@ -31,18 +32,33 @@ use crate::{
 const TYPING: Duration = Duration::from_secs(30);
 /// Users whose presence, or receipts in all rooms, one EDU may tell.
 const USERS_MAX: usize = 1_000;
+/// How long receipts wait for the events that they are for.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Length of the id of a message to devices, in characters.
 const MESSAGE_ID_CHARS_MAX: usize = 32;
 
+/// What somebody has read.
+struct Heard {
+    room: RoomNumber,
+    user: UserNumber,
+    user_id: OwnedUserId,
+    marks: Marks,
+}
+
 impl Inbound {
-    /// Takes what a server tells besides events. What is malformed, or not its to tell, is passed over; an error means
-    /// that it should tell again.
-    pub(super) async fn hear(&self, origin: &ServerName, edus: &[Raw<Edu>]) -> Result<(), Error> {
+    /// Takes what a server tells besides events, but for receipts, which are the answer. What is malformed, or not its to
+    /// tell, is passed over; an error means that it should tell again.
+    pub(super) async fn hear(
+        &self,
+        origin: &ServerName,
+        edus: &[Raw<Edu>],
+    ) -> Result<Vec<ReceiptContent>, Error> {
+        let mut receipts = Vec::new();
         for edu in edus {
             let Ok(edu) = edu.deserialize() else { continue };
             match edu {
                 Edu::Typing(content) => self.hear_typing(origin, &content).await?,
-                Edu::Receipt(content) => self.hear_receipts(origin, content).await?,
+                Edu::Receipt(content) => receipts.push(content),
                 Edu::Presence(content) => self.hear_presence(origin, content).await?,
                 Edu::DirectToDevice(content) => self.hear_message(origin, content).await?,
                 Edu::DeviceListUpdate(content) => self.hear_keys(origin, &content.user_id).await?,
@@ -50,7 +66,7 @@ impl Inbound {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(receipts)
     }
 
     async fn hear_typing(&self, origin: &ServerName, content: &TypingContent) -> Result<(), Error> {
@@ -65,10 +81,17 @@ impl Inbound {
         Ok(())
     }
 
-    async fn hear_receipts(&self, origin: &ServerName, content: ReceiptContent) -> Result<(), Error> {
-        let receipts = content.receipts.into_iter().flat_map(|(room_id, map)| {
-            map.read.into_iter().map(move |(user_id, receipt)| (room_id.clone(), user_id, receipt))
-        });
+    /// Takes receipts. Those for events that wait for their room wait with them.
+    pub(super) async fn hear_receipts(
+        &self,
+        origin: &ServerName,
+        contents: Vec<ReceiptContent>,
+    ) -> Result<(), Error> {
+        let receipts =
+            contents.into_iter().flat_map(|content| content.receipts).flat_map(|(room_id, map)| {
+                map.read.into_iter().map(move |(user_id, receipt)| (room_id.clone(), user_id, receipt))
+            });
+        let mut early = Vec::new();
         for (room_id, user_id, receipt) in receipts.take(USERS_MAX) {
             let Some((room, user)) = self.member(origin, &room_id, &user_id).await? else { continue };
             let Some(event_id) = receipt.event_ids.last() else { continue };
@@ -76,13 +99,40 @@ impl Inbound {
             // Those that do not name a thread go on counting for all.
             let thread = if thread == ReceiptThread::default() { ReceiptThread::Unthreaded } else { thread };
             let marks = Marks { read: Some(event_id.clone()), thread, ..Marks::default() };
-            match self.0.receipts.mark(room.number, user, &user_id, &marks).await {
-                Ok(())
-                | Err(ReceiptError::UnknownEvent | ReceiptError::Busy | ReceiptError::AccountData(_)) => {}
-                Err(ReceiptError::Database(error)) => return Err(error),
+            let receipt = Heard { room: room.number, user, user_id, marks };
+            if !self.mark(&receipt).await? && self.0.staging.is_busy(room.number) {
+                early.push(receipt);
             }
         }
+        if !early.is_empty() {
+            let inbound = self.clone();
+            self.0.tasks.spawn("early receipts", async move { inbound.mark_later(early).await });
+        }
         Ok(())
+    }
+
+    /// Whether the event that somebody has read is here.
+    async fn mark(&self, receipt: &Heard) -> Result<bool, Error> {
+        let Heard { room, user, user_id, marks } = receipt;
+        match self.0.receipts.mark(*room, *user, user_id, marks).await {
+            Ok(()) | Err(ReceiptError::Busy | ReceiptError::AccountData(_)) => Ok(true),
+            Err(ReceiptError::UnknownEvent) => Ok(false),
+            Err(ReceiptError::Database(error)) => Err(error),
+        }
+    }
+
+    async fn mark_later(&self, receipts: Vec<Heard>) {
+        let stopping = self.0.tasks.stopping();
+        for receipt in receipts {
+            tokio::select! {
+                () = self.0.staging.placed(receipt.room) => {}
+                () = tokio::time::sleep(PATIENCE) => {}
+                () = stopping.cancelled() => return,
+            }
+            if let Err(error) = self.mark(&receipt).await {
+                tracing::debug!(%error, "a receipt is lost");
+            }
+        }
     }
 
     async fn hear_presence(&self, origin: &ServerName, content: PresenceContent) -> Result<(), Error> {
@@ -111,7 +161,7 @@ impl Inbound {
         }
     }
 
-    /// The devices or keys of a user changed: whoever shares a room asks for them anew. They are kept nowhere here.
+    /// The devices or keys of a user changed: whoever shares a room asks for them anew.
     async fn hear_keys(&self, origin: &ServerName, user_id: &UserId) -> Result<(), Error> {
         if user_id.server_name() == origin && self.0.rooms.is_in_partial_room(origin) {
             let user = self.0.users.number_or_new(user_id).await?;
@@ -120,6 +170,7 @@ impl Inbound {
         let Some((user, rooms)) = self.acquaintance(origin, user_id).await? else { return Ok(()) };
         let mut write = Write::new();
         devices::list_changed(&mut write, user);
+        remote_keys::forget(&mut write, user, self.0.clock.now_ms());
         self.0.database.commit(write).await?;
         self.0.wakes.wake_rooms(&rooms);
         Ok(())

@@ -2,7 +2,8 @@
 //!
 //! First the events between what is here and what came are asked for. Where that does not reach, the newest missing
 //! events are placed by the state that the other server states before them, every event of which is fetched and judged
-//! by the room's rules first; what lies behind them stays a gap for backfill.
+//! by the room's rules first; what lies behind them stays a gap, which `super::repair` closes. An event that was sent to
+//! this server must come with all that it directly follows, or waits: else whoever sends it decides what the room's state is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,9 +32,11 @@ const EVENTS_MAX: usize = 20_000;
 /// How long one repair may take.
 const TIME_MS_MAX: u64 = 3 * 60_000;
 /// Events asked for between two ends at once.
-const GAP_EVENTS: u32 = 50;
+const GAP_EVENTS: u32 = 100;
+/// A server that answers with fewer has no more to tell: others give no more than this at once.
+const GAP_ANSWER_MIN: usize = 20;
 /// How often a gap is asked about before it stays one.
-const GAP_ROUNDS: usize = 5;
+const GAP_ROUNDS: usize = 10;
 /// Missing events that are placed by a stated state.
 const ANCHORS_MAX: usize = 10;
 /// More events of a state than this are not fetched one by one.
@@ -83,14 +86,35 @@ pub struct Gaps {
     clock: Clock,
 }
 
+/// How far is gone for events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zeal {
+    /// They came just now: what they directly follow must be had from between.
+    New,
+    /// They have waited, and whatever helps is asked for.
+    Again,
+}
+
+/// What became of events and of what they build on.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// Those that still miss something, and are not stored.
+    pub lost: Vec<Verified>,
+    /// Whether something was placed behind a gap.
+    pub leaves_gap: bool,
+}
+
 /// One repair: whom it asks about which room, and what it may spend.
 struct Repair<'a> {
     gaps: &'a Gaps,
     room: &'a Arc<Room>,
     server: OwnedServerName,
     budget: Budget,
+    zeal: Zeal,
     /// Events that it brought, or that have their place through it.
     stored: usize,
+    /// Whether some of them were placed behind a gap.
+    leaves_gap: bool,
 }
 
 impl Gaps {
@@ -106,26 +130,54 @@ impl Gaps {
         room: &Arc<Room>,
         origin: &ServerName,
         events: Vec<Verified>,
-    ) -> Result<Vec<Ingested>, IngestError> {
-        let mut answers = self.rooms.ingest(room, incoming(&events)).await?;
+    ) -> Result<Taken, IngestError> {
+        let answers = self.rooms.ingest(room, incoming(&events)).await?;
         if !answers.iter().any(is_missing) {
-            return Ok(answers);
+            return Ok(Taken::default());
         }
+        let servers = self.helpers(origin, &events);
+        let taken = self.fetch_for(room, &servers, events, Zeal::New).await?;
+        if !taken.lost.is_empty() {
+            let lost = taken.lost.len();
+            tracing::info!(room_id = %room.room_id, %origin, lost, "events wait: what they build on is not to be had");
+        }
+        Ok(taken)
+    }
+
+    /// The same for events that have waited: any of these servers may help, and in any way.
+    pub(super) async fn take_again(
+        &self,
+        room: &Arc<Room>,
+        servers: &[OwnedServerName],
+        events: Vec<Verified>,
+    ) -> Result<Taken, IngestError> {
+        let servers = servers.get(..SERVERS_MAX.min(servers.len())).unwrap_or_default();
+        self.fetch_for(room, servers, events, Zeal::Again).await
+    }
+
+    async fn fetch_for(
+        &self,
+        room: &Arc<Room>,
+        servers: &[OwnedServerName],
+        events: Vec<Verified>,
+        zeal: Zeal,
+    ) -> Result<Taken, IngestError> {
+        let (mut lost, mut leaves_gap) = (events, false);
         let mut budget = Budget::new(&self.clock);
-        for server in self.helpers(origin, &events) {
-            let mut repair = Repair { gaps: self, room, server, budget, stored: 0 };
-            repair.run(&events).await?;
-            budget = repair.budget;
-            answers = self.rooms.ingest(room, incoming(&events)).await?;
-            if !answers.iter().any(is_missing) {
+        for server in servers {
+            let server = server.clone();
+            let mut repair = Repair { gaps: self, room, server, budget, zeal, stored: 0, leaves_gap };
+            repair.run(&lost).await?;
+            (budget, leaves_gap) = (repair.budget, repair.leaves_gap);
+            let answers = self.rooms.ingest(room, incoming(&lost)).await?;
+            let missing: BTreeSet<_> =
+                answers.iter().filter(|answer| is_missing(answer)).map(|answer| &answer.event_id).collect();
+            lost.retain(|event| missing.contains(&event.pdu().event_id));
+            if lost.is_empty() {
                 break;
             }
         }
-        let lost = answers.iter().filter(|answer| is_missing(answer)).count();
-        if lost > 0 {
-            tracing::info!(room_id = %room.room_id, %origin, lost, "events dropped: what they build on is not to be had");
-        }
-        Ok(answers)
+        Ok(Taken { lost, leaves_gap })
     }
 
     fn helpers(&self, origin: &ServerName, events: &[Verified]) -> Vec<OwnedServerName> {
@@ -149,7 +201,8 @@ impl Gaps {
         events: &[Verified],
     ) -> Result<bool, IngestError> {
         let budget = Budget::new(&self.clock);
-        let mut repair = Repair { gaps: self, room, server: server.to_owned(), budget, stored: 0 };
+        let (server, zeal) = (server.to_owned(), Zeal::Again);
+        let mut repair = Repair { gaps: self, room, server, budget, zeal, stored: 0, leaves_gap: false };
         let mut pending: BTreeMap<OwnedEventId, Verified> =
             events.iter().map(|event| (event.pdu().event_id.clone(), event.clone())).collect();
         let mut states = BTreeMap::new();
@@ -200,28 +253,35 @@ impl Repair<'_> {
                 break;
             }
             let before = pending.len();
-            for event in self.between(latest).await? {
+            let (events, is_all) = self.between(latest).await?;
+            for event in events {
                 pending.entry(event.pdu().event_id.clone()).or_insert(event);
             }
             if pending.len() == before {
                 break;
             }
             missing = self.ingest(&mut pending, Placement::Live, &nothing).await?;
+            if is_all {
+                break;
+            }
         }
-        if missing.values().any(|missing| !missing.auth.is_empty()) {
-            self.fetch_auth(&missing).await?;
-            missing = self.ingest(&mut pending, Placement::Live, &nothing).await?;
-        }
+        let sent: BTreeSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
         let anchors: BTreeSet<OwnedEventId> = missing
-            .values()
-            .flat_map(|missing| &missing.prev)
+            .iter()
+            .filter(|(event_id, _)| self.zeal == Zeal::Again || !sent.contains(event_id))
+            .flat_map(|(_, missing)| &missing.prev)
             .filter(|event_id| !pending.contains_key(*event_id))
             .cloned()
             .collect();
         for event_id in anchors.into_iter().take(ANCHORS_MAX) {
             self.anchor(event_id).await?;
         }
-        self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        missing = self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        // The states that were fetched bring most of what allows the events.
+        if missing.values().any(|missing| !missing.auth.is_empty()) {
+            self.fetch_auth(&missing).await?;
+            self.ingest(&mut pending, Placement::Live, &nothing).await?;
+        }
         Ok(())
     }
 
@@ -252,17 +312,18 @@ impl Repair<'_> {
         Ok(still)
     }
 
-    /// The events between what is here and these.
-    async fn between(&mut self, latest: Vec<OwnedEventId>) -> Result<Vec<Verified>, IngestError> {
+    /// The events between what is here and these, and whether the server has no more to tell.
+    async fn between(&mut self, latest: Vec<OwnedEventId>) -> Result<(Vec<Verified>, bool), IngestError> {
         if !self.budget.ask() {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), true));
         }
         let earliest = self.gaps.rooms.forward_extremities(self.room).await?;
         let room_id = &self.room.room_id;
         let asked = self.gaps.peers.missing_events(&self.server, room_id, earliest, latest, GAP_EVENTS);
         let events = self.answer(asked.await);
+        let is_all = events.len() < GAP_ANSWER_MIN;
         let events = self.budget.keep(events);
-        self.gaps.verified(self.room, &events, References::Limited).await
+        Ok((self.gaps.verified(self.room, &events, References::Limited).await?, is_all))
     }
 
     /// Fetches what allows events.
@@ -293,7 +354,11 @@ impl Repair<'_> {
         let placement = if event.pdu().depth > newest { Placement::Live } else { Placement::Backfilled };
         let mut anchor = Incoming::new(event, placement);
         anchor.state = Some(state);
-        self.gaps.rooms.ingest(self.room, vec![anchor]).await?;
+        let answers = self.gaps.rooms.ingest(self.room, vec![anchor]).await?;
+        if answers.iter().any(|answer| matches!(answer.outcome, IngestOutcome::Stored { .. })) {
+            self.leaves_gap = true;
+            self.stored = self.stored.saturating_add(1);
+        }
         Ok(())
     }
 

@@ -20,7 +20,6 @@ use crate::{
     database::Error,
     federation::verify::Verifier,
     invite_rules,
-    numbers::UserNumber,
     rooms::{
         Room,
         ingest::{Incoming, IngestError, IngestOutcome, Placement, Verified},
@@ -99,7 +98,7 @@ impl Inbound {
         if let Some(room) = &room {
             self.check_room(origin, room, version).await?;
         }
-        let user = self.invited(&fields).await?;
+        self.invited(&fields).await?;
         self.verified(&invitation, &rules, invitation.event).await?;
         check_create(&invitation, &rules)?;
 
@@ -110,7 +109,7 @@ impl Inbound {
         countersign(&mut object, name, &rules, key).map_err(|error| invalid(&error))?;
         let signed = to_raw_value(&object).map_err(|error| invalid(&error))?;
         let event = self.verified(&invitation, &rules, &signed).await?;
-        self.note(origin, &invitation, room, user, fields.state_key, event).await?;
+        self.note(origin, &invitation, room, fields.state_key, event).await?;
         Ok(signed)
     }
 
@@ -120,7 +119,6 @@ impl Inbound {
         origin: &ServerName,
         invitation: &Invitation<'_>,
         room: Option<Arc<Room>>,
-        user: UserNumber,
         user_id: OwnedUserId,
         event: Verified,
     ) -> Result<(), InviteError> {
@@ -138,16 +136,7 @@ impl Inbound {
                 _ => Ok(()),
             };
         }
-        if let Some(room) = self.0.rooms.find(invitation.room_id).await?
-            && self
-                .0
-                .rooms
-                .member(room.number, user)
-                .await?
-                .is_some_and(|member| member.membership == Membership::Ban)
-        {
-            return Err(InviteError::Forbidden("the user is banned from the room".to_owned()));
-        }
+        // What is known of a room that nobody here is in any more may be long past, a ban too: the room's servers judge.
         let stripped = stripped::accept(invitation.shown.iter().map(|event| &**event));
         let member = OutsideMember {
             room_id: invitation.room_id.to_owned(),
@@ -178,11 +167,7 @@ impl Inbound {
             if !is_end || fields.sender.server_name() != origin {
                 continue;
             }
-            let Some(user) = self.0.users.number(&fields.state_key).await? else { continue };
-            let member = self.0.rooms.member(room.number, user).await?;
-            if !member
-                .is_some_and(|member| matches!(member.membership, Membership::Invite | Membership::Knock))
-            {
+            if !self.may_end(&room, &fields).await? {
                 continue;
             }
             let checked = self.0.verifier.check_one(room_id, &room.rules, raw, References::Limited).await?;
@@ -198,6 +183,21 @@ impl Inbound {
             self.0.rooms.set_outside(member).await?;
         }
         Ok(())
+    }
+
+    /// Whether somebody may end what a user of this server waits for: an invitation only who sent it, since nobody here
+    /// can tell what power others have in the room; a knock anybody there.
+    async fn may_end(&self, room: &Room, fields: &Fields) -> Result<bool, Error> {
+        let Some(user) = self.0.users.number(&fields.state_key).await? else { return Ok(false) };
+        let Some(member) = self.0.rooms.member(room.number, user).await? else { return Ok(false) };
+        match member.membership {
+            Membership::Knock => Ok(true),
+            Membership::Invite => {
+                let invite = self.0.rooms.events().load(room.number, member.event).await?;
+                Ok(self.0.users.number(&fields.sender).await? == Some(invite.record.sender))
+            }
+            Membership::Join | Membership::Leave | Membership::Ban => Ok(false),
+        }
     }
 
     async fn check_room(
@@ -217,7 +217,7 @@ impl Inbound {
     }
 
     /// The invited user, if there is an account that can be invited.
-    async fn invited(&self, fields: &Fields) -> Result<UserNumber, InviteError> {
+    async fn invited(&self, fields: &Fields) -> Result<(), InviteError> {
         if !self.0.users.is_local(&fields.state_key) {
             return Err(InviteError::Invalid("the invited user is not of this server".to_owned()));
         }
@@ -228,7 +228,7 @@ impl Inbound {
         }
         match self.0.rooms.invite_rules(user).await?.judge(&fields.sender) {
             invite_rules::Verdict::Block => Err(InviteError::Blocked),
-            _ => Ok(user),
+            _ => Ok(()),
         }
     }
 

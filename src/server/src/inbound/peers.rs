@@ -4,16 +4,24 @@ use std::fmt::Debug;
 
 use futures_util::{FutureExt, future::BoxFuture};
 use ruma::{
-    OwnedEventId, RoomId, ServerName, UInt,
-    api::federation::{
-        authorization::get_event_authorization,
-        backfill::get_backfill,
-        event::{get_event, get_missing_events, get_room_state, get_room_state_ids},
+    MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, ServerName, UInt,
+    api::{
+        Direction as Way,
+        federation::{
+            authorization::get_event_authorization,
+            backfill::get_backfill,
+            event::{
+                get_event, get_event_by_timestamp, get_missing_events, get_room_state, get_room_state_ids,
+            },
+        },
     },
 };
 use serde_json::value::RawValue;
 
-use crate::federation::client::{ClientError, EVENTS, FederationClient};
+use crate::{
+    federation::client::{ClientError, EVENTS, FederationClient},
+    rooms::read::Direction,
+};
 
 /// An answer under way.
 pub type Asked<'a, T> = BoxFuture<'a, Result<T, ClientError>>;
@@ -65,6 +73,15 @@ pub trait Peers: Debug + Send + Sync {
         room_id: &'a RoomId,
         event_id: OwnedEventId,
     ) -> Asked<'a, StateAt<Box<RawValue>>>;
+
+    /// The event nearest to a time, in milliseconds since the epoch, and its own time.
+    fn event_at_time<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at_ms: u64,
+        direction: Direction,
+    ) -> Asked<'a, (OwnedEventId, u64)>;
 
     /// Events from these backwards, these included.
     fn backfill<'a>(
@@ -134,6 +151,26 @@ impl Peers for FederationClient {
             let request = get_room_state::v1::Request::new(event_id, room_id.to_owned());
             let answer = self.send_within(server, request, EVENTS).await?;
             Ok(StateAt { state: answer.pdus, auth_chain: answer.auth_chain })
+        }
+        .boxed()
+    }
+
+    fn event_at_time<'a>(
+        &'a self,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        at_ms: u64,
+        direction: Direction,
+    ) -> Asked<'a, (OwnedEventId, u64)> {
+        async move {
+            let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(at_ms));
+            let direction = match direction {
+                Direction::Forward => Way::Forward,
+                Direction::Backward => Way::Backward,
+            };
+            let request = get_event_by_timestamp::v1::Request::new(room_id.to_owned(), at, direction);
+            let found = self.send(server, request).await?;
+            Ok((found.event_id, found.origin_server_ts.get().into()))
         }
         .boxed()
     }

@@ -81,8 +81,11 @@ impl Inbound {
         if screened.staged.iter().any(|(room, _)| !self.0.staging.has_space(*room)) {
             return Err(ReceiveError::Busy);
         }
-        self.hear(origin, &received.edus).await?;
-        self.stage(origin, key, screened).await
+        let receipts = self.hear(origin, &received.edus).await?;
+        let answer = self.stage(origin, key, screened).await?;
+        // After the events that they may be for.
+        self.hear_receipts(origin, receipts).await?;
+        Ok(answer)
     }
 
     /// Commits events to their rooms' queues, the last of them with the answer.

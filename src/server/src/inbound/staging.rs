@@ -14,7 +14,7 @@ use bytes::Bytes;
 use ruma::{EventId, OwnedServerName};
 use tokio::sync::watch;
 
-use super::gaps::Gaps;
+use super::{gaps::Gaps, repair::Repairs};
 use crate::{
     database::{Corrupt, Database, Error, Range, Write},
     numbers::RoomNumber,
@@ -43,10 +43,21 @@ struct Inner {
     database: Database,
     rooms: Rooms,
     gaps: Gaps,
+    repairs: Repairs,
     tasks: Tasks,
     queues: Mutex<BTreeMap<RoomNumber, Queue>>,
     /// How many queues are being drained.
     running: watch::Sender<usize>,
+}
+
+/// What the queues are made from.
+#[derive(Debug)]
+pub(super) struct StagingSources {
+    pub(super) database: Database,
+    pub(super) rooms: Rooms,
+    pub(super) gaps: Gaps,
+    pub(super) repairs: Repairs,
+    pub(super) tasks: Tasks,
 }
 
 /// A queue that is being drained.
@@ -59,9 +70,10 @@ struct Queue {
 
 impl Staging {
     /// Opens the queues and goes on with what stands in them.
-    pub async fn open(database: Database, rooms: Rooms, gaps: Gaps, tasks: Tasks) -> Result<Self, Error> {
+    pub(super) async fn open(sources: StagingSources) -> Result<Self, Error> {
+        let StagingSources { database, rooms, gaps, repairs, tasks } = sources;
         let (queues, running) = (Mutex::default(), watch::Sender::new(0));
-        let staging = Self(Arc::new(Inner { database, rooms, gaps, tasks, queues, running }));
+        let staging = Self(Arc::new(Inner { database, rooms, gaps, repairs, tasks, queues, running }));
         let waiting = staging.0.database.scan_all(Range::<InboundStaging>::whole()).await?;
         let mut counts: BTreeMap<RoomNumber, usize> = BTreeMap::new();
         for ((room, _, _), _) in waiting {
@@ -72,6 +84,23 @@ impl Staging {
             staging.wake(room, count);
         }
         Ok(staging)
+    }
+
+    /// What closes gaps.
+    #[cfg(test)]
+    pub(super) fn repairs(&self) -> &Repairs {
+        &self.0.repairs
+    }
+
+    /// Whether events wait for the room.
+    pub fn is_busy(&self, room: RoomNumber) -> bool {
+        self.queues().contains_key(&room)
+    }
+
+    /// Ends when nothing waits for the room any more.
+    pub async fn placed(&self, room: RoomNumber) {
+        let mut running = self.0.running.subscribe();
+        while self.is_busy(room) && running.changed().await.is_ok() {}
     }
 
     /// Whether the room's queue takes more.
@@ -172,14 +201,29 @@ impl Staging {
                 by_origin.entry(origin).or_default().push(event);
             }
         }
+        let (mut lost, mut leaves_gap) = (BTreeSet::new(), false);
         for (origin, events) in by_origin {
-            self.0.gaps.take(&room, &origin, events).await?;
+            let taken = self.0.gaps.take(&room, &origin, events).await?;
+            leaves_gap |= taken.leaves_gap;
+            lost.extend(taken.lost.into_iter().map(|event| event.pdu().event_id.clone()));
         }
         let mut write = Write::new();
         for (key, _) in &rows {
             write.delete::<InboundStaging>(key);
         }
+        let misses = leaves_gap || !lost.is_empty();
+        if !lost.is_empty() {
+            let lost: BTreeSet<&str> = lost.iter().map(|event_id| event_id.as_str()).collect();
+            let mut stranded: Vec<_> = rows.iter().map(|(_, staged)| staged.clone()).collect();
+            stranded.retain(|staged| lost.contains(staged.event_id.as_str()));
+            self.0.repairs.strand(number, stranded, &mut write).await?;
+        }
         self.0.database.commit(write).await.map_err(Error::from)?;
+        if misses {
+            self.0.repairs.due(number);
+        } else {
+            self.0.repairs.wake(number);
+        }
         if let Some(queue) = self.queues().get_mut(&number) {
             queue.waiting = queue.waiting.saturating_sub(rows.len());
         }
@@ -192,7 +236,7 @@ impl Staging {
 }
 
 /// An event as it was when it was put into the queue.
-fn restore(room: &Room, staged: &StagedRecord) -> Result<(OwnedServerName, Verified), Error> {
+pub(super) fn restore(room: &Room, staged: &StagedRecord) -> Result<(OwnedServerName, Verified), Error> {
     let damaged = || Error::Corrupt("InboundStaging", Corrupt("a staged event does not parse"));
     let origin = OwnedServerName::try_from(staged.origin.as_str()).map_err(|_| damaged())?;
     let event_id = EventId::parse(staged.event_id.as_str()).map_err(|_| damaged())?;

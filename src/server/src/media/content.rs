@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ruma::ServerName;
 use tokio::time::{Instant, timeout_at};
 
-use super::{DAY_MS, Media, is_media_id};
+use super::{DAY_MS, Media, is_media_id, remote::RemoteError};
 use crate::{
     database::{Error, Write},
     numbers::Hash128,
@@ -53,6 +53,9 @@ pub enum ContentError {
     /// It has not been uploaded yet.
     #[error("the file has not been uploaded yet")]
     NotYetUploaded,
+    /// Another server did not give it.
+    #[error("another server did not give the file: {0}")]
+    Remote(#[from] RemoteError),
     /// Its bytes cannot be read.
     #[error("a file could not be read: {0}")]
     Io(#[from] io::Error),
@@ -107,11 +110,22 @@ impl Media {
         }
         let key = self.key(wanted.server, wanted.media_id);
         let deadline = Instant::now() + wanted.wait.min(WAIT_MAX);
+        let mut fetched = false;
         loop {
             // Listens before it looks, so that what comes between is heard.
             let mut arrived = std::pin::pin!(self.0.arrived.notified());
             arrived.as_mut().enable();
-            let row = self.row(key).await?.ok_or(ContentError::NotFound)?;
+            let Some(row) = self.row(key).await? else {
+                if !wanted.remote || *wanted.server == self.0.server_name || !self.may_fetch(wanted) {
+                    return Err(ContentError::NotFound);
+                }
+                if fetched {
+                    return Err(RemoteError::Here.into());
+                }
+                self.fetch(key, wanted.server, wanted.media_id).await?;
+                fetched = true;
+                continue;
+            };
             if row.quarantined || (row.needs_account && !wanted.account) && row.content.is_some() {
                 return Err(ContentError::NotFound);
             }
@@ -126,6 +140,11 @@ impl Media {
                 return Err(ContentError::NotYetUploaded);
             }
         }
+    }
+
+    /// Whether a file of another server may be fetched for this caller: not for everybody on earth.
+    fn may_fetch(&self, wanted: Wanted<'_>) -> bool {
+        wanted.account || self.options().without_account
     }
 
     fn is_over(&self, row: &MediaRow) -> bool {

@@ -105,6 +105,23 @@ pub(super) fn thumbnail(source: &[u8], request: Request) -> Result<Made, Picture
     }
 }
 
+/// Width and height of a picture as it is shown, from its header.
+pub(super) fn dimensions(source: &[u8]) -> Result<(u32, u32), PictureError> {
+    let cursor = Cursor::new(source);
+    match format(source)? {
+        ImageFormat::Png => turned_size(PngDecoder::with_limits(cursor, limits()).map_err(refused)?),
+        ImageFormat::Jpeg => turned_size(JpegDecoder::new(cursor).map_err(refused)?),
+        ImageFormat::Gif => turned_size(GifDecoder::new(cursor).map_err(refused)?),
+        ImageFormat::WebP => turned_size(WebPDecoder::new(cursor).map_err(refused)?),
+        _ => Err(PictureError::Unknown),
+    }
+}
+
+fn turned_size(mut decoder: impl ImageDecoder) -> Result<(u32, u32), PictureError> {
+    let size = decoder.dimensions();
+    Ok(turn(size, decoder.orientation().map_err(refused)?))
+}
+
 fn format(source: &[u8]) -> Result<ImageFormat, PictureError> {
     image::guess_format(source).map_err(|_| PictureError::Unknown)
 }

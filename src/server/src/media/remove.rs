@@ -129,7 +129,7 @@ impl Media {
     }
 
     async fn uncount(&self, write: &mut Write, row: &MediaRow, bytes: u64) -> Result<(), Error> {
-        let Some(uploader) = row.uploader else { return Ok(()) };
+        let uploader = keeper(row);
         let Some(usage) = self.0.database.get::<MediaUsage>(&uploader).await? else { return Ok(()) };
         write.equals::<MediaUsage>(&uploader, &usage);
         let less =

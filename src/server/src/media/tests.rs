@@ -38,7 +38,14 @@ async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture {
 async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fixture {
     let (random, tasks) = (Random::seeded(clock.now_ms()), Tasks::new());
     let database = Database::open(store.clone(), &random).await.unwrap();
-    let media = Media::open(database, Live::new(config.clone()), clock.clone(), random, tasks.clone());
+    let media = Media::open(MediaSources {
+        database,
+        config: Live::new(config.clone()),
+        clock: clock.clone(),
+        random,
+        tasks: tasks.clone(),
+        client: None,
+    });
     Fixture { media: media.await.unwrap(), clock, tasks, store, folder, config }
 }
 
@@ -194,6 +201,19 @@ async fn an_upload_that_breaks_off_leaves_nothing_nor_does_a_crash() {
     fixture.media.0.blobs.create(blob).await.unwrap().finish().await.unwrap();
     fixture.files(2).await;
     let fixture = fixture.restart().await;
+    fixture.nothing_is_left().await;
+}
+
+#[tokio::test]
+async fn what_could_not_be_removed_is_removed_later() {
+    let fixture = fixture(|_| {}).await;
+    let blob = fixture.media.name_blob().await.unwrap();
+    fixture.media.0.blobs.create(blob).await.unwrap().finish().await.unwrap();
+    fixture.clock.advance(Duration::from_secs(6 * 24 * 3600));
+    fixture.media.sweep().await.unwrap();
+    fixture.files(1).await;
+    fixture.clock.advance(Duration::from_secs(2 * 24 * 3600));
+    fixture.media.sweep().await.unwrap();
     fixture.nothing_is_left().await;
 }
 

@@ -6,7 +6,7 @@ use allod_storage::{BlobName, BlobWriter};
 use ruma::{OwnedMxcUri, ServerName};
 use sha2::{Digest, Sha256};
 
-use super::{MEDIA_ID_LETTERS, Media, is_conflict, strip::Strip};
+use super::{MEDIA_ID_LETTERS, Media, is_conflict, keeper, strip::Strip};
 use crate::{
     database::{Error, Write},
     numbers::{Hash128, UserNumber},
@@ -63,9 +63,11 @@ pub enum UploadError {
 #[derive(Debug)]
 pub struct Upload {
     media: Media,
-    uploader: UserNumber,
-    /// The media id that waits for it; none: it gets a new one.
-    pending: Option<(Hash128, MediaRow)>,
+    /// The row that it gets, but for its content.
+    row: MediaRow,
+    /// The row that waits for it, and must still be there; none: there must be none.
+    before: Option<MediaRow>,
+    bytes_max: u64,
     blob: BlobName,
     /// Gone once the blob is whole.
     writer: Option<BlobWriter>,
@@ -81,7 +83,8 @@ pub struct Upload {
 impl Media {
     /// Begins an upload of about `announced_bytes` to a media id of its own.
     pub async fn upload(&self, uploader: UserNumber, announced_bytes: u64) -> Result<Upload, UploadError> {
-        self.begin(uploader, announced_bytes, None).await
+        self.check_quota(self.usage(uploader).await?, announced_bytes)?;
+        self.begin(self.new_row(uploader), None, announced_bytes, self.upload_bytes_max()).await
     }
 
     /// Begins an upload to a media id that [`Media::create`] gave.
@@ -106,28 +109,32 @@ impl Media {
         if row.expires_ms.is_some_and(|expires_ms| expires_ms <= self.0.clock.now_ms()) {
             return Err(UploadError::NotFound);
         }
-        self.begin(uploader, announced_bytes, Some((key, row))).await
+        self.check_quota(self.usage(uploader).await?, announced_bytes)?;
+        let filled = MediaRow { expires_ms: None, ..row.clone() };
+        self.begin(filled, Some(row), announced_bytes, self.upload_bytes_max()).await
     }
 
-    async fn begin(
+    /// Begins a file that gets this row in the place of that one.
+    pub(super) async fn begin(
         &self,
-        uploader: UserNumber,
+        row: MediaRow,
+        before: Option<MediaRow>,
         announced_bytes: u64,
-        pending: Option<(Hash128, MediaRow)>,
+        bytes_max: u64,
     ) -> Result<Upload, UploadError> {
-        self.check_size(announced_bytes)?;
-        let usage = self.0.database.get::<MediaUsage>(&uploader).await?.unwrap_or_default();
-        self.check_quota(usage, announced_bytes)?;
+        check_size(announced_bytes, bytes_max)?;
         self.check_space(announced_bytes)?;
         let blob = self.name_blob().await?;
         let mut upload = Upload {
             media: self.clone(),
-            uploader,
-            pending,
+            bytes_max,
             blob,
             writer: None,
             settled: false,
-            strip: self.options().strip_metadata.then(Strip::new),
+            // What others made stays as they made it.
+            strip: (row.server.is_none() && self.options().strip_metadata).then(Strip::new),
+            row,
+            before,
             hasher: Sha256::new(),
             received_bytes: 0,
             bytes: 0,
@@ -137,9 +144,8 @@ impl Media {
         Ok(upload)
     }
 
-    fn check_size(&self, bytes: u64) -> Result<(), UploadError> {
-        let bytes_max = self.upload_bytes_max();
-        if bytes > bytes_max { Err(UploadError::TooLarge(bytes_max)) } else { Ok(()) }
+    pub(super) async fn usage(&self, uploader: UserNumber) -> Result<UsageRow, Error> {
+        Ok(self.0.database.get::<MediaUsage>(&uploader).await?.unwrap_or_default())
     }
 
     fn check_quota(&self, usage: UsageRow, bytes: u64) -> Result<(), UploadError> {
@@ -177,7 +183,8 @@ impl Media {
     }
 
     pub(super) fn uri(&self, row: &MediaRow) -> OwnedMxcUri {
-        format!("mxc://{}/{}", self.0.server_name, row.media_id).into()
+        let server = row.server.as_deref().unwrap_or(self.0.server_name.as_str());
+        format!("mxc://{server}/{}", row.media_id).into()
     }
 }
 
@@ -186,7 +193,7 @@ impl Upload {
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), UploadError> {
         let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         self.received_bytes = self.received_bytes.saturating_add(length);
-        self.media.check_size(self.received_bytes)?;
+        check_size(self.received_bytes, self.bytes_max)?;
         if self.received_bytes >= self.next_space_check {
             self.next_space_check = self.received_bytes.saturating_add(SPACE_CHECK_BYTES);
             self.media.check_space(0)?;
@@ -219,27 +226,17 @@ impl Upload {
             content_type: description.content_type.map(shorten),
             file_name: description.file_name.map(shorten),
         };
-        let mut row = match &self.pending {
-            Some((_, row)) => MediaRow { expires_ms: None, ..row.clone() },
-            None => self.media.new_row(self.uploader),
-        };
-        let key = self.media.key(&self.media.0.server_name, &row.media_id);
-        loop {
-            row.content = Some(content.clone());
-            if self.commit(key, &mut row).await? {
-                break;
-            }
-        }
+        let key = self.media.key_of(&self.row);
+        while !self.commit(key, content.clone()).await? {}
         self.media.0.arrived.notify_waiters();
-        Ok(self.media.uri(&row))
+        Ok(self.media.uri(&self.row))
     }
 
     /// Whether the file is known now; if not, something it depends on has changed meanwhile.
-    async fn commit(&mut self, key: Hash128, row: &mut MediaRow) -> Result<bool, UploadError> {
-        let Some(content) = row.content.as_mut() else { return Ok(false) };
+    async fn commit(&mut self, key: Hash128, mut content: MediaContent) -> Result<bool, UploadError> {
         let database = self.media.0.database.clone();
         let mut write = Write::new();
-        let shared_key = (self.uploader, content.sha256);
+        let shared_key = (keeper(&self.row), content.sha256);
         let known = database.get::<SharedBlob>(&shared_key).await?;
         if let Some(known) = known {
             content.blob = known.blob;
@@ -259,26 +256,24 @@ impl Upload {
             );
             write.delete::<UnownedBlob>(&self.blob.0);
         }
-        let bytes = content.bytes;
-        self.count(&mut write, bytes).await?;
-        match &self.pending {
-            Some((key, before)) => {
-                write.equals::<MediaFile>(key, before);
-                write.delete::<PendingMedia>(&(self.uploader, *key));
-            }
-            None => {
-                write.absent::<MediaFile>(&key);
-            }
+        match &self.before {
+            Some(before) => write.equals::<MediaFile>(&key, before),
+            None => write.absent::<MediaFile>(&key),
+        };
+        self.count(&mut write, content.bytes).await?;
+        if let Some(uploader) = self.row.uploader {
+            write.delete::<PendingMedia>(&(uploader, key));
+            write.put::<MediaOfUser>(&(uploader, self.row.created_ms, key), &());
         }
-        write.put::<MediaFile>(&key, row);
-        write.put::<MediaOfUser>(&(self.uploader, row.created_ms, key), &());
+        let row = MediaRow { content: Some(content), ..self.row.clone() };
+        write.put::<MediaFile>(&key, &row);
         match database.commit(write).await {
             Ok(_) => {
                 self.settled = known.is_none();
                 Ok(true)
             }
             Err(error) if is_conflict(&error) => {
-                self.check_pending().await?;
+                self.check_before(key).await?;
                 Ok(false)
             }
             Err(error) => Err(UploadError::Storage(error.into())),
@@ -286,28 +281,35 @@ impl Upload {
     }
 
     async fn count(&self, write: &mut Write, bytes: u64) -> Result<(), UploadError> {
-        let usage = self.media.0.database.get::<MediaUsage>(&self.uploader).await?;
+        let uploader = keeper(&self.row);
+        let usage = self.media.0.database.get::<MediaUsage>(&uploader).await?;
         match &usage {
-            Some(usage) => write.equals::<MediaUsage>(&self.uploader, usage),
-            None => write.absent::<MediaUsage>(&self.uploader),
+            Some(usage) => write.equals::<MediaUsage>(&uploader, usage),
+            None => write.absent::<MediaUsage>(&uploader),
         };
         let usage = usage.unwrap_or_default();
-        self.media.check_quota(usage, bytes)?;
+        if self.row.uploader.is_some() {
+            self.media.check_quota(usage, bytes)?;
+        }
         let more =
             UsageRow { files: usage.files.saturating_add(1), bytes: usage.bytes.saturating_add(bytes) };
-        write.put::<MediaUsage>(&self.uploader, &more);
+        write.put::<MediaUsage>(&uploader, &more);
         Ok(())
     }
 
-    /// Whether the media id still waits for its file.
-    async fn check_pending(&self) -> Result<(), UploadError> {
-        let Some((key, before)) = &self.pending else { return Ok(()) };
-        match self.media.row(*key).await? {
-            Some(row) if row == *before => Ok(()),
-            Some(_) => Err(UploadError::AlreadyUploaded),
-            None => Err(UploadError::NotFound),
+    /// Whether the place of the file is still free.
+    async fn check_before(&self, key: Hash128) -> Result<(), UploadError> {
+        match (self.media.row(key).await?, &self.before) {
+            (None, None) => Ok(()),
+            (Some(row), Some(before)) if row == *before => Ok(()),
+            (Some(_), _) => Err(UploadError::AlreadyUploaded),
+            (None, Some(_)) => Err(UploadError::NotFound),
         }
     }
+}
+
+fn check_size(bytes: u64, bytes_max: u64) -> Result<(), UploadError> {
+    if bytes > bytes_max { Err(UploadError::TooLarge(bytes_max)) } else { Ok(()) }
 }
 
 impl Drop for Upload {

@@ -151,8 +151,9 @@ impl Inner {
                 load.taken = taken;
             }
             Next::CatchUp(room, lag) => {
-                load.events = self.missed(server, room, lag).await?;
-                load.caught_up = Some((room, lag.upto));
+                let missed = self.missed(server, room, lag).await?;
+                load.events = missed.events;
+                load.caught_up = Some((room, missed.upto));
             }
             Next::Nothing => {}
         }
@@ -278,8 +279,10 @@ impl Inner {
             ledger.note((hash, server), LedgerSubject::User(row.user), kind, row.content.len(), now);
         }
         for edu in &load.edus {
-            let (EduSubject::Typing(room, _) | EduSubject::Receipt(room, ..)) = edu.subject;
-            let subject = LedgerSubject::Room(room);
+            let subject = match edu.subject {
+                EduSubject::Typing(room, _) | EduSubject::Receipt(room, ..) => LedgerSubject::Room(room),
+                EduSubject::Presence(user) => LedgerSubject::User(user),
+            };
             ledger.note((hash, server), subject, LedgerKind::of_edu(edu.kind), edu.content.len(), now);
         }
     }

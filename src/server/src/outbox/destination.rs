@@ -49,6 +49,8 @@ pub(super) enum EduSubject {
     Typing(RoomNumber, UserNumber),
     /// What a user has read in a room.
     Receipt(RoomNumber, UserNumber, Hash128),
+    /// Whether a user is online.
+    Presence(UserNumber),
 }
 
 /// Ephemeral data that may be lost.
@@ -86,7 +88,7 @@ pub(super) struct Destination {
 pub(super) enum Next {
     /// These events.
     Events(Vec<Waiting>),
-    /// The newest of what it missed in a room.
+    /// What it missed in a room.
     CatchUp(RoomNumber, Lag),
     /// No events.
     Nothing,

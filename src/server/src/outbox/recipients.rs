@@ -37,6 +37,24 @@ impl Recipients {
         self.of_relayed(room, event).await
     }
 
+    /// The servers that should have been given an event that is in the timeline: those of this server's users, and those
+    /// with which a server came in through this one, which alone can have told the others.
+    pub(super) async fn of_missed(
+        &self,
+        room: &Room,
+        event: &StoredEvent,
+    ) -> Result<BTreeSet<OwnedServerName>, Error> {
+        let pdu = event.pdu(room)?;
+        if self.identity.is_ours(&pdu.sender) || membership_stated(room, event)?.is_none() {
+            return self.of_event(room, event).await;
+        }
+        let before = self.servers.at(room, event.record.state_before).await?;
+        if before.contains(pdu.sender.server_name()) || !before.contains(self.identity.server_name()) {
+            return Ok(BTreeSet::new());
+        }
+        self.of_relayed(room, event).await
+    }
+
     /// The servers that are given an event whoever sent it: this server answers for it.
     pub(super) async fn of_relayed(
         &self,

@@ -32,6 +32,7 @@ impl Outbox {
         inner.start_fan_out(subscription);
         inner.start_checkpoints();
         inner.start_typing();
+        inner.start_presence();
         Ok(())
     }
 

@@ -115,6 +115,7 @@ struct World {
     wire: Arc<Wire>,
     outbox: Outbox,
     typing: Typing,
+    presence: Presence,
     tasks: Tasks,
     alice: UserNumber,
 }
@@ -136,10 +137,12 @@ impl World {
         config.federation.mode = FederationMode::Open;
         change(&mut config);
         let tasks = Tasks::new();
-        let outbox = start(&server, &wire, &typing, config, &tasks).await;
+        let presence =
+            Presence::new(server.fixture.clock.clone(), Wakes::new(), crate::typing::Sequence::new());
+        let outbox = start(&server, &wire, (&typing, &presence), config, &tasks).await;
         let (mut remote, events) = Remote::new(RoomVersionId::V11);
         let (room, last) = server.adopt(&mut remote, &[events.last().unwrap()]).await;
-        Self { server, remote, room, last, wire, outbox, typing, tasks, alice }
+        Self { server, remote, room, last, wire, outbox, typing, presence, tasks, alice }
     }
 
     /// Stops the outbox, and starts it again.
@@ -148,7 +151,8 @@ impl World {
         self.tasks = Tasks::new();
         let mut config = Config::default();
         config.federation.mode = FederationMode::Open;
-        self.outbox = start(&self.server, &self.wire, &self.typing, config, &self.tasks).await;
+        self.outbox =
+            start(&self.server, &self.wire, (&self.typing, &self.presence), config, &self.tasks).await;
     }
 
     async fn say(&self, text: &str) {
@@ -180,7 +184,13 @@ impl Drop for World {
     }
 }
 
-async fn start(server: &Server, wire: &Arc<Wire>, typing: &Typing, config: Config, tasks: &Tasks) -> Outbox {
+async fn start(
+    server: &Server,
+    wire: &Arc<Wire>,
+    (typing, presence): (&Typing, &Presence),
+    config: Config,
+    tasks: &Tasks,
+) -> Outbox {
     let fixture = &server.fixture;
     let transport: Arc<dyn Transport> = wire.clone();
     let random = Random::seeded(fixture.store.head().get());
@@ -194,6 +204,7 @@ async fn start(server: &Server, wire: &Arc<Wire>, typing: &Typing, config: Confi
         users,
         devices,
         typing: typing.clone(),
+        presence: presence.clone(),
         policy: Policy::new(Live::new(config), own_name.clone()),
         identity: Identity::ephemeral(own_name, &random).unwrap(),
         transport,
@@ -260,13 +271,14 @@ async fn servers_that_may_not_be_spoken_to_are_left_out() {
 }
 
 #[tokio::test]
-async fn a_server_that_was_away_gets_the_newest_of_what_it_missed() {
+async fn a_server_that_was_away_gets_what_it_missed() {
     let mut world = World::new().await;
     world.wire.down.lock().unwrap().insert("other.test".to_owned());
-    for number in 0..30 {
+    let count = 130;
+    for number in 0..count {
         world.say(&number.to_string()).await;
     }
-    world.wire.until("the others", |wire| wire.got("remote.test").len() == 30).await;
+    world.wire.until("the others", |wire| wire.got("remote.test").len() == count).await;
     world.misses(server_name!("other.test")).await;
     // What it missed is remembered over a restart.
     world.restart().await;
@@ -276,11 +288,20 @@ async fn a_server_that_was_away_gets_the_newest_of_what_it_missed() {
 
     world.wire.down.lock().unwrap().clear();
     world.outbox.wake(server_name!("other.test"));
-    let newest: Vec<String> = (10..30).map(|number| number.to_string()).collect();
-    world.wire.until("what it missed", |wire| wire.got("other.test") == newest).await;
+    let missed: Vec<String> = (0..count).map(|number| number.to_string()).collect();
+    world.wire.until("what it missed", |wire| wire.got("other.test") == missed).await;
     world.say("now").await;
     world.wire.until("what comes now", |wire| wire.got("other.test").last().unwrap() == "now").await;
-    assert_eq!(world.wire.got("other.test").len(), 21);
+    assert_eq!(world.wire.got("other.test").len(), count + 1);
+    let largest = world
+        .wire
+        .taken
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|taken| taken.body["pdus"].as_array().unwrap().len())
+        .max();
+    assert!(largest <= Some(50), "{largest:?}");
 }
 
 #[tokio::test]
@@ -331,6 +352,28 @@ async fn typing_is_told_once_and_its_end_too() {
     let said =
         |typing| json!({ "room_id": world.room.room_id, "user_id": "@alice:example.org", "typing": typing });
     assert_eq!(told, [said(true), said(false)]);
+}
+
+#[tokio::test]
+async fn who_is_online_is_told_where_they_are_known() {
+    let world = World::new().await;
+    let alice = world.server.caller("alice").await;
+    let rooms = Arc::new(roaring::RoaringBitmap::from([world.room.number.0]));
+    let bob = user_id!("@bob:remote.test");
+    let number = world.server.fixture.users.number_or_new(bob).await.unwrap();
+    for (user, user_id) in [(number, bob), (alice.user, &*alice.user_id)] {
+        let state = ruma::presence::PresenceState::Online;
+        world.presence.set(user, user_id, Arc::clone(&rooms), state, Some("here".to_owned())).unwrap();
+    }
+    for server in ALL {
+        world.wire.until("who is online", |wire| !wire.edus(server, "m.presence").is_empty()).await;
+        let told = world.wire.edus(server, "m.presence");
+        let expected = json!({ "push": [{
+            "user_id": alice.user_id, "presence": "online", "last_active_ago": 0,
+            "currently_active": true, "status_msg": "here",
+        }] });
+        assert_eq!(told, [expected]);
+    }
 }
 
 #[tokio::test]

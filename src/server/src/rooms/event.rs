@@ -70,6 +70,11 @@ impl StoredEvent {
         self.record.status == EventStatus::Timeline && self.record.reason.is_none()
     }
 
+    /// Whether nothing that it follows was here when it came, though it is not the room's first event.
+    pub(crate) fn is_behind_gap(&self) -> bool {
+        self.record.prev_events.is_empty() && self.record.depth > 1
+    }
+
     /// Whether the state before and after it is known.
     pub(crate) fn has_state(&self) -> bool {
         match self.record.status {

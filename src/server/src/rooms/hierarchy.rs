@@ -1,13 +1,12 @@
-//! The tree of rooms below a space (§Spaces, `GET /rooms/{roomId}/hierarchy`), as far as this server knows the rooms.
+//! Spaces, one level at a time (§Spaces), as far as this server knows the rooms.
 //!
-//! A page is found by walking the tree again from its root and passing over what earlier pages showed: the token holds
-//! no rooms. What each room shows, and its links, are kept in memory until something happens in it.
+//! What each room shows, and its links, are kept in memory until something happens in it.
 
-use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
 use allod_storage::Position;
-use ruma::{OwnedRoomId, RoomId, ServerName, room::RoomSummary};
-use serde::Serialize;
+use ruma::{OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, room::RoomSummary};
+use serde::{Deserialize, Serialize};
 use serde_json::{
     Map, Value,
     value::{RawValue, to_raw_value},
@@ -16,34 +15,10 @@ use serde_json::{
 use super::{Room, Rooms, event::StoredEvent, send::Caller, shown::Shown};
 use crate::database::{Corrupt, Error};
 
-/// Most rooms looked at for one page, those of earlier pages included; the tree ends there.
-const ROOMS_EXAMINED_MAX: usize = 5_000;
 /// Most children of a space that are followed and shown.
-const CHILDREN_MAX: usize = 1_000;
+pub(crate) const CHILDREN_MAX: usize = 1_000;
 /// Longest `order` of a child that counts.
 const ORDER_BYTES_MAX: usize = 50;
-
-/// Which part of the tree to show.
-#[derive(Clone, Debug)]
-pub struct HierarchyQuery {
-    /// The token of an earlier page.
-    pub from: Option<String>,
-    /// Most rooms on the page.
-    pub limit: usize,
-    /// How many levels below the root are shown; all if there is none.
-    pub max_depth: Option<u64>,
-    /// Whether only children that are suggested count.
-    pub suggested_only: bool,
-}
-
-/// A page of the tree, depth first.
-#[derive(Clone, Debug, Default)]
-pub struct HierarchyPage {
-    /// The rooms.
-    pub rooms: Vec<HierarchyRoom>,
-    /// The token of the next page, if there is one.
-    pub next: Option<String>,
-}
 
 /// A room in the tree.
 #[derive(Clone, Debug)]
@@ -65,18 +40,13 @@ pub struct ServedHierarchy {
     pub inaccessible: Vec<OwnedRoomId>,
 }
 
-/// Why there is no tree.
-#[derive(Debug, thiserror::Error)]
-pub enum HierarchyError {
-    /// The server does not know the root, or the caller may not know of it; told alike.
-    #[error("you may not see this room")]
-    Forbidden,
-    /// The token is not one of this server, or `max_depth` or `suggested_only` were others when it was given out.
-    #[error("from is not a token of this query")]
-    BadToken,
-    /// Storage failed.
-    #[error(transparent)]
-    Storage(#[from] Error),
+/// What is known here of a room in the tree.
+#[derive(Clone, Debug)]
+pub(crate) enum LocalSpace {
+    /// The caller may not know of it.
+    Hidden,
+    /// What it shows, and the links to the rooms below it.
+    Shown(Box<RoomSummary>, Vec<SpaceChild>),
 }
 
 /// A link from a space to a room below it.
@@ -101,7 +71,28 @@ impl SpaceChild {
         Ok(Some(Self { room_id, content, sender: pdu.sender.to_string(), at_ms }))
     }
 
-    fn is_suggested(&self) -> bool {
+    /// The link that another server says there is; `None` if that is none.
+    pub(crate) fn read_stripped(json: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Stripped {
+            content: Map<String, Value>,
+            origin_server_ts: u64,
+            sender: OwnedUserId,
+            state_key: OwnedRoomId,
+        }
+        let Stripped { content, origin_server_ts, sender, state_key } =
+            serde_json::from_str(json.get()).ok()?;
+        let child = Self { room_id: state_key, content, sender: sender.into(), at_ms: origin_server_ts };
+        (!child.via().is_empty()).then_some(child)
+    }
+
+    /// The servers that the link names.
+    pub(crate) fn via(&self) -> Vec<OwnedServerName> {
+        let via = self.content.get("via").and_then(Value::as_array).into_iter().flatten();
+        via.filter_map(|server| ServerName::parse(server.as_str()?).ok()).collect()
+    }
+
+    pub(crate) fn is_suggested(&self) -> bool {
         self.content.get("suggested") == Some(&Value::Bool(true))
     }
 
@@ -114,7 +105,7 @@ impl SpaceChild {
     }
 
     /// Children with an order come first, then the older ones.
-    fn compare(&self, other: &Self) -> Ordering {
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
         let (mine, theirs) = (self.order(), other.order());
         mine.is_none()
             .cmp(&theirs.is_none())
@@ -123,7 +114,7 @@ impl SpaceChild {
             .then_with(|| self.room_id.cmp(&other.room_id))
     }
 
-    fn stripped(&self) -> Result<Box<RawValue>, Error> {
+    pub(crate) fn stripped(&self) -> Result<Box<RawValue>, Error> {
         #[derive(Serialize)]
         struct Stripped<'a> {
             content: &'a Map<String, Value>,
@@ -144,60 +135,25 @@ impl SpaceChild {
     }
 }
 
-impl HierarchyQuery {
-    /// The token of the page that begins behind so many rooms.
-    fn token(&self, shown: usize) -> String {
-        let depth = self.max_depth.map_or_else(|| "-".to_owned(), |depth| depth.to_string());
-        format!("h{shown}_{depth}_{}", u8::from(self.suggested_only))
-    }
-
-    /// How many rooms earlier pages showed.
-    fn passed_over(&self) -> Result<usize, HierarchyError> {
-        let Some(from) = &self.from else { return Ok(0) };
-        let shown = from.strip_prefix('h').and_then(|rest| rest.split('_').next()?.parse().ok());
-        let shown = shown.ok_or(HierarchyError::BadToken)?;
-        if self.token(shown) == *from { Ok(shown) } else { Err(HierarchyError::BadToken) }
-    }
-}
-
 impl Rooms {
-    /// A page of the rooms below a space, the space first. Rooms that the caller may not know of are left out, with what
-    /// is below them; each room is shown once, so that loops end.
-    pub async fn hierarchy(
+    /// What this server itself can say of a room in the tree: `None` where none of its users is in it, so that others
+    /// have to be asked.
+    pub(crate) async fn local_space(
         &self,
         caller: &Caller,
-        space: &RoomId,
-        query: &HierarchyQuery,
-    ) -> Result<HierarchyPage, HierarchyError> {
-        let passed_over = query.passed_over()?;
-        let mut page = HierarchyPage::default();
-        let mut seen: HashSet<OwnedRoomId> = HashSet::new();
-        let mut waiting = vec![(space.to_owned(), 0_u64)];
-        let mut shown_rooms = 0_usize;
-        while let Some((room_id, depth)) = waiting.pop() {
-            if seen.len() >= ROOMS_EXAMINED_MAX {
-                break;
-            }
-            if !seen.insert(room_id.clone()) {
-                continue;
-            }
-            let Some((room, at, shown)) = self.accessible(&room_id, caller).await? else { continue };
-            if page.rooms.len() >= query.limit {
-                page.next = Some(query.token(shown_rooms));
-                return Ok(page);
-            }
-            let children = self.space_children(&room, at, &shown, query.suggested_only).await?;
-            if query.max_depth.is_none_or(|max| depth < max) {
-                let unseen = children.iter().rev().filter(|child| !seen.contains(&child.room_id));
-                waiting.extend(unseen.map(|child| (child.room_id.clone(), depth.saturating_add(1))));
-            }
-            if shown_rooms >= passed_over {
-                let children = children.iter().map(SpaceChild::stripped).collect::<Result<_, _>>()?;
-                page.rooms.push(HierarchyRoom { summary: shown.summary(&room), children });
-            }
-            shown_rooms = shown_rooms.saturating_add(1);
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<Option<LocalSpace>, Error> {
+        let Some(room) = self.find(room_id).await? else { return Ok(None) };
+        if !self.is_joined(room.number, caller.user).await? && !self.has_local_member(&room).await? {
+            return Ok(None);
         }
-        if shown_rooms == 0 { Err(HierarchyError::Forbidden) } else { Ok(page) }
+        let (at, shown) = self.shown_at(&room).await?;
+        if !self.is_accessible(&room, &shown, Some(caller)).await? {
+            return Ok(Some(LocalSpace::Hidden));
+        }
+        let children = self.space_children(&room, at, &shown, suggested_only).await?;
+        Ok(Some(LocalSpace::Shown(Box::new(shown.summary(&room)), children)))
     }
 
     /// A space and the rooms right below it, for another server, which filters them for its users. `None` if the server
@@ -230,17 +186,6 @@ impl Rooms {
         let children = children.iter().map(SpaceChild::stripped).collect::<Result<_, _>>()?;
         let room = HierarchyRoom { summary: shown.summary(&room), children };
         Ok(Some(ServedHierarchy { room, children: known, inaccessible }))
-    }
-
-    async fn accessible(
-        &self,
-        room_id: &RoomId,
-        caller: &Caller,
-    ) -> Result<Option<(Arc<Room>, Position, Arc<Shown>)>, Error> {
-        let Some(room) = self.find(room_id).await? else { return Ok(None) };
-        let (at, shown) = self.shown_at(&room).await?;
-        let accessible = self.is_accessible(&room, &shown, Some(caller)).await?;
-        Ok(accessible.then_some((room, at, shown)))
     }
 
     /// The links of a space to the rooms below it, in their order. Other rooms have none that count. `at` is where the

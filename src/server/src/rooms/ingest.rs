@@ -15,10 +15,10 @@ use tokio::sync::oneshot;
 use super::{Room, Rooms, task::Message};
 use crate::{
     database::{Error, Range},
-    numbers::EventNumber,
+    numbers::{EventNumber, RoomNumber},
     tables::{
         partial::PartialRecord,
-        rooms::{BackwardExtremity, EventStatus},
+        rooms::{BackwardExtremity, EventStatus, Timeline},
     },
 };
 
@@ -195,6 +195,38 @@ impl Rooms {
         gaps.sort_by(|(left_id, left), (right_id, right)| (right, left_id).cmp(&(left, right_id)));
         gaps.truncate(limit);
         Ok(gaps)
+    }
+}
+
+impl Rooms {
+    /// How deep in the room this server's own part of its history begins: what is missing before that was there before
+    /// this server came.
+    pub async fn depth_of_beginning(&self, room: &Room) -> Result<u64, Error> {
+        let first = Range::<Timeline>::prefix(&room.number).limit(1);
+        let Some((_, first)) = self.core.database.scan(&first).await?.rows.pop() else { return Ok(u64::MAX) };
+        Ok(self.core.events.load(room.number, first).await?.record.depth)
+    }
+
+    /// At most `limit` events that are missing in the part of the history that this server took part in, the deepest
+    /// first, and how deep those stand that cite them.
+    pub async fn open_gaps(&self, room: &Room, limit: usize) -> Result<Vec<(OwnedEventId, u64)>, Error> {
+        let beginning = self.depth_of_beginning(room).await?;
+        let mut gaps = self.backward_extremities(room, usize::MAX).await?;
+        gaps.retain(|(_, depth)| *depth > beginning);
+        gaps.truncate(limit);
+        Ok(gaps)
+    }
+
+    /// The rooms that miss anything of their history.
+    pub async fn rooms_with_gaps(&self) -> Result<Vec<RoomNumber>, Error> {
+        let mut rooms = Vec::new();
+        let mut range = Range::<BackwardExtremity>::whole().limit(1);
+        loop {
+            let page = self.core.database.scan(&range).await?;
+            let Some(((room, ..), _)) = page.rows.first() else { return Ok(rooms) };
+            rooms.push(*room);
+            range = Range::<BackwardExtremity>::after(&(), room).limit(1);
+        }
     }
 }
 

@@ -155,8 +155,19 @@ impl Rooms {
         options: &MembershipOptions,
     ) -> Result<Signed, MembershipError> {
         let user = self.core.users.number_or_new(target).await?;
-        let content = Value::Object(self.member_content(Membership::Invite, user, options).await?);
-        let draft = self.draft(caller, "m.room.member", Some(target.as_str()), &content)?;
+        let content = self.member_content(Membership::Invite, user, options).await?;
+        self.invitation_saying(room, caller, target, content).await
+    }
+
+    /// The same with a content of its own.
+    pub(crate) async fn invitation_saying(
+        &self,
+        room: &Room,
+        caller: &Caller,
+        target: &UserId,
+        content: Map<String, Value>,
+    ) -> Result<Signed, MembershipError> {
+        let draft = self.draft(caller, "m.room.member", Some(target.as_str()), &Value::Object(content))?;
         Ok(self.candidate(room, draft).await?)
     }
 

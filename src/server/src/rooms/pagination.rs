@@ -1,4 +1,4 @@
-//! Tokens of `/messages` and its like: a point in a room's order of depth.
+//! Tokens of `/messages` and its like: a point in a room's order of depth, and up to where the reader knows what arrived.
 
 use std::{fmt, str::FromStr};
 
@@ -11,28 +11,41 @@ pub struct PaginationToken {
     pub depth: u64,
     /// Its number.
     pub number: EventNumber,
+    /// What arrived in the room from this position on is known to the reader, wherever it stands in the order of depth;
+    /// going back shows all else. Zero where that does not matter.
+    pub arrived: u64,
 }
 
 impl PaginationToken {
     /// Before the first event.
-    pub const START: Self = Self { depth: 0, number: EventNumber(0) };
+    pub const START: Self = Self { depth: 0, number: EventNumber(0), arrived: 0 };
     /// Behind the last event.
-    pub const END: Self = Self { depth: u64::MAX, number: EventNumber(u32::MAX) };
+    pub const END: Self = Self { depth: u64::MAX, number: EventNumber(u32::MAX), arrived: 0 };
 
     /// The point just before this event.
     pub const fn before(depth: u64, number: EventNumber) -> Self {
-        Self { depth, number }
+        Self { depth, number, arrived: 0 }
     }
 
     /// The point just behind this event.
     pub const fn behind(depth: u64, number: EventNumber) -> Self {
-        Self { depth, number: EventNumber(number.0.saturating_add(1)) }
+        Self { depth, number: EventNumber(number.0.saturating_add(1)), arrived: 0 }
+    }
+
+    /// The same point, for a reader who knows what arrived from there on.
+    #[must_use]
+    pub const fn knowing_from(self, arrived: u64) -> Self {
+        Self { arrived, ..self }
     }
 }
 
 impl fmt::Display for PaginationToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "p{}_{}", self.depth, self.number.0)
+        write!(formatter, "p{}_{}", self.depth, self.number.0)?;
+        if self.arrived > 0 {
+            write!(formatter, "_{}", self.arrived)?;
+        }
+        Ok(())
     }
 }
 
@@ -45,10 +58,12 @@ impl FromStr for PaginationToken {
     type Err = BadToken;
 
     fn from_str(text: &str) -> Result<Self, BadToken> {
-        let (depth, number) = text.strip_prefix('p').and_then(|rest| rest.split_once('_')).ok_or(BadToken)?;
+        let (depth, rest) = text.strip_prefix('p').and_then(|rest| rest.split_once('_')).ok_or(BadToken)?;
+        let (number, arrived) = rest.split_once('_').unwrap_or((rest, "0"));
         let depth = depth.parse().map_err(|_| BadToken)?;
         let number = number.parse().map_err(|_| BadToken)?;
-        Ok(Self { depth, number: EventNumber(number) })
+        let arrived = arrived.parse().map_err(|_| BadToken)?;
+        Ok(Self { depth, number: EventNumber(number), arrived })
     }
 }
 
@@ -58,12 +73,13 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        for token in
-            [PaginationToken::START, PaginationToken::END, PaginationToken::behind(7, EventNumber(3))]
-        {
+        let point = PaginationToken::behind(7, EventNumber(3));
+        for token in [PaginationToken::START, PaginationToken::END, point, point.knowing_from(12)] {
             assert_eq!(token.to_string().parse(), Ok(token));
         }
-        for bad in ["", "p", "p1", "p1_", "p_1", "s1_1", "p-1_1", "p1_99999999999"] {
+        for bad in
+            ["", "p", "p1", "p1_", "p_1", "s1_1", "p-1_1", "p1_99999999999", "p1_1_", "p1_1_x", "p1_1_1_1"]
+        {
             assert_eq!(bad.parse::<PaginationToken>(), Err(BadToken));
         }
     }

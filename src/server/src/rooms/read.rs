@@ -49,6 +49,8 @@ pub struct Context {
 
 /// Most rows examined for one page; what is invisible or filtered out counts too.
 pub(super) const EXAMINED_MAX: usize = 5_000;
+/// Events among which is looked for ones that a late arrival stands before.
+const LATE_EVENTS_MAX: usize = 200;
 
 impl Rooms {
     /// A page of the events that the viewer may see and `wanted` accepts.
@@ -62,7 +64,8 @@ impl Rooms {
         wanted: impl Fn(&StoredEvent) -> bool + Send,
     ) -> Result<HistoryPage, Error> {
         let mut page = HistoryPage { events: Vec::new(), start: from, end: None };
-        let mut cursor = from;
+        let arrived = if direction == Direction::Backward { from.arrived } else { 0 };
+        let mut cursor = self.late_point(view, from, arrived).await?;
         let mut examined = 0_usize;
         loop {
             let missing = limit.saturating_sub(page.events.len());
@@ -70,14 +73,15 @@ impl Rooms {
             let chunk = missing.saturating_add(8).min(allod_storage::SCAN_ROWS_MAX);
             let (events, more) = self.history_chunk(view, cursor, to, direction, chunk).await?;
             let visible = self.visible(view, &events).await?;
-            for (event, visible) in events.into_iter().zip(visible) {
+            let known = self.arrived_since(view, &events, arrived).await?;
+            for ((event, visible), known) in events.into_iter().zip(visible).zip(known) {
                 if page.events.len() >= limit {
                     page.end = Some(cursor);
                     return Ok(page);
                 }
-                cursor = point_past(&event, direction);
+                cursor = point_past(&event, direction).knowing_from(arrived);
                 examined = examined.saturating_add(1);
-                if visible && wanted(&event) {
+                if visible && !known && wanted(&event) {
                     page.events.push(event);
                 }
             }
@@ -89,6 +93,38 @@ impl Rooms {
                 return Ok(page);
             }
         }
+    }
+
+    /// Where going back begins for a reader who knows what arrived from a position on: behind the last event near the
+    /// point that arrived before, since one that came late may stand before others that are not known.
+    async fn late_point(
+        &self,
+        view: &View,
+        from: PaginationToken,
+        arrived: u64,
+    ) -> Result<PaginationToken, Error> {
+        if arrived == 0 {
+            return Ok(from);
+        }
+        let (above, _) = self.history_chunk(view, from, None, Direction::Forward, LATE_EVENTS_MAX).await?;
+        let unknown = above.iter().rev().find(|event| event.position.get() < arrived);
+        Ok(unknown.map_or(from, |event| point_past(event, Direction::Forward)))
+    }
+
+    /// For each event, whether it arrived at this position or later; what was fetched of the past did not arrive.
+    async fn arrived_since(
+        &self,
+        view: &View,
+        events: &[Arc<StoredEvent>],
+        arrived: u64,
+    ) -> Result<Vec<bool>, Error> {
+        if arrived == 0 || events.iter().all(|event| event.position.get() < arrived) {
+            return Ok(vec![false; events.len()]);
+        }
+        let places: Vec<_> = events.iter().map(|event| (view.room.number, event.position)).collect();
+        let rows = self.core.database.get_all::<Timeline>(&places).await?;
+        let known = events.iter().zip(rows);
+        Ok(known.map(|(event, row)| event.position.get() >= arrived && row == Some(event.number)).collect())
     }
 
     async fn history_chunk(

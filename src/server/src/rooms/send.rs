@@ -1,7 +1,7 @@
 //! Sending: messages, state and redactions of local users.
 
 use allod_matrix::event::build::Draft;
-use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId, events::room::power_levels::UserPowerLevel};
 use serde_json::{Value, value::RawValue};
 
 use super::{Append, AppendError, Rooms, membership::MembershipError};
@@ -112,8 +112,11 @@ impl Rooms {
         content: &RawValue,
     ) -> Result<OwnedEventId, SendError> {
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
-        if kind == "m.room.canonical_alias" {
-            self.check_canonical_alias(&room, content).await?;
+        match kind {
+            "m.room.create" => return Err(SendError::BadContent("a room is created once")),
+            "m.room.canonical_alias" => self.check_canonical_alias(&room, content).await?,
+            "m.room.power_levels" => self.check_power_levels(&room, content).await?,
+            _ => {}
         }
         let draft = match without_authoriser(kind, content) {
             Some(content) => self.raw_draft(caller, kind, Some(state_key), &raw(&content)?),
@@ -198,6 +201,23 @@ impl Rooms {
             if self.resolve_alias(&alias).await? != Some(room.number) {
                 return Err(SendError::BadAlias(alias));
             }
+        }
+        Ok(())
+    }
+
+    /// Power levels must not name those whose power has no level: creators since room version 12.
+    async fn check_power_levels(&self, room: &super::Room, content: &RawValue) -> Result<(), SendError> {
+        #[derive(serde::Deserialize)]
+        struct Levels {
+            #[serde(default)]
+            users: std::collections::BTreeMap<String, Value>,
+        }
+        // What is malformed otherwise is for the rules of the room to refuse.
+        let Ok(Levels { users }) = serde_json::from_str(content.get()) else { return Ok(()) };
+        let powers = self.powers(room).await?;
+        let mut named = users.keys().filter_map(|user| <&UserId>::try_from(user.as_str()).ok());
+        if named.any(|user| powers.of(user) == Some(UserPowerLevel::Infinite)) {
+            return Err(SendError::BadContent("users must not name creators, who have all power"));
         }
         Ok(())
     }

@@ -157,6 +157,31 @@ impl Rooms {
         Ok(false)
     }
 
+    /// Whether the caller may see a room that another server has summed up, which knows only that this one asks.
+    pub(crate) async fn may_see(&self, summary: &RoomSummary, caller: &Caller) -> Result<bool, Error> {
+        if summary.world_readable {
+            return Ok(true);
+        }
+        let allowed = match &summary.join_rule {
+            JoinRuleSummary::Public | JoinRuleSummary::Knock | JoinRuleSummary::KnockRestricted(_) => {
+                return Ok(true);
+            }
+            JoinRuleSummary::Restricted(restricted) => &restricted.allowed_room_ids[..],
+            _ => &[],
+        };
+        for room_id in allowed {
+            if let Some(room) = self.find(room_id).await?
+                && self.is_joined(room.number, caller.user).await?
+            {
+                return Ok(true);
+            }
+        }
+        let room = self.find(&summary.room_id).await?;
+        let Some(room) = room else { return Ok(false) };
+        let member = self.member(room.number, caller.user).await?;
+        Ok(member.is_some_and(|member| member.membership == Membership::Invite))
+    }
+
     async fn has_user_of(
         &self,
         room: &Room,

@@ -229,9 +229,8 @@ impl Writer {
         let signed = build(draft, place, &self.room.rules, self.core.identity.key())?;
         let pdu = Arc::new(signed.pdu);
         self.authorise(&pdu)?;
-        if let Some(target) = &target {
-            self.authorise_redaction(&pdu, target)?;
-        }
+        self.authorise_redaction(&pdu, target.as_deref())?;
+        let is_held = target.is_none() && pdu.kind == "m.room.redaction";
         let relation = self.relation(&pdu, sender).await?;
 
         let number = EventNumber(self.head.next_event);
@@ -252,7 +251,7 @@ impl Writer {
             state_key: pdu.state_key.clone(),
             sender,
             status: EventStatus::Timeline,
-            reason: None,
+            reason: is_held.then(|| awaited::TARGET_MISSING.to_owned()),
             depth: self.head.depth.saturating_add(1),
             origin_server_ts: pdu.origin_server_ts.get().into(),
             state_before: before,
@@ -271,6 +270,9 @@ impl Writer {
         self.relate(relation, number, record.depth, &mut write).await?;
         let json = Bytes::from(signed.json);
         let event = self.advance(&pdu, number, record, json, &mut write);
+        if is_held {
+            self.await_target(&pdu, number, &mut write);
+        }
         write.append(extra);
         let appended = Appended { event_id: pdu.event_id.clone(), number };
         let prepared = Prepared { write, own_checks, events: vec![event], changed };
@@ -332,7 +334,9 @@ impl Writer {
             ours: true,
         }];
         self.put_timeline(number, write);
-        self.put_history(number, &record, write);
+        if record.reason.is_none() {
+            self.put_history(number, &record, write);
+        }
         let event = self.put_event(StoredEvent::new(number, Position::PENDING, record, json), true, write);
         self.put_head(write);
         event

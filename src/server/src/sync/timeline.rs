@@ -90,14 +90,21 @@ impl RoomReader {
             examined = examined.saturating_add(events.len());
             let visible = self.rooms.visible_with(view, &events, &mut timeline.sights).await?;
             for (((position, _), event), visible) in places.rows.iter().zip(events).zip(visible) {
-                if !(visible || is_own_membership(view, &event)) || !wanted(&wish, &view.room, &event)? {
-                    continue;
-                }
-                if timeline.events.len() >= wish.limit {
+                let shown =
+                    (visible || is_own_membership(view, &event)) && wanted(&wish, &view.room, &event)?;
+                if shown && timeline.events.len() >= wish.limit {
                     timeline.limited = true;
                     break 'pages;
                 }
-                timeline.events.push((*position, event));
+                let is_behind_gap = event.is_behind_gap();
+                if shown {
+                    timeline.events.push((*position, event));
+                }
+                // What lies in the gap must be asked for, so nothing from before it may stand beside what came after.
+                if is_behind_gap {
+                    timeline.limited = true;
+                    break 'pages;
+                }
             }
             let Some((last, _)) = places.rows.last().filter(|_| places.more) else { break };
             if examined >= EXAMINED_MAX {
@@ -153,7 +160,10 @@ impl RoomReader {
 /// Just before the first event; where none is shown, behind the newest there is.
 fn prev_batch(timeline: &Timeline, newest: Option<&StoredEvent>) -> Option<PaginationToken> {
     match (timeline.events.first(), newest) {
-        (Some((_, first)), _) => Some(PaginationToken::before(first.record.depth, first.number)),
+        (Some((position, first)), _) => {
+            let before = PaginationToken::before(first.record.depth, first.number);
+            Some(before.knowing_from(position.get()))
+        }
         (None, Some(newest)) => Some(PaginationToken::behind(newest.record.depth, newest.number)),
         (None, None) => None,
     }

@@ -14,7 +14,7 @@ super::tables! {
     MediaFile = 215 in MEDIA: Hash128 => MediaRow, Media, Forever;
     /// The files of each uploader, the oldest first.
     MediaOfUser = 216 in MEDIA: (UserNumber, u64, Hash128) => (), Media, Forever;
-    /// How much each uploader keeps here.
+    /// How much each uploader keeps here; by 0: how much of other servers and of previews there is.
     MediaUsage = 217 in MEDIA: UserNumber => UsageRow, Media, Forever;
     /// A blob by who keeps it (0: nobody here) and the SHA-256 of its bytes: equal files of one person are one blob.
     SharedBlob = 218 in MEDIA: (UserNumber, [u8; 32]) => SharedBlobRow, Media, Forever;

@@ -5,9 +5,10 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#serving-inline-content>
 
-use allod_server::media::{Content, ContentError, Media};
+use allod_server::media::{Content, ContentError, Media, Reader, RemoteError};
 use axum::body::Body;
-use futures_util::stream;
+use bytes::Bytes;
+use futures_util::{Stream, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use ruma::{
     api::error::ErrorKind,
@@ -79,7 +80,7 @@ enum Part {
 }
 
 /// The answer to a request with these headers. `name` takes the place of the uploader's.
-pub(super) async fn serve(
+pub(crate) async fn serve(
     media: &Media,
     (method, headers): (&Method, &HeaderMap),
     content: Content,
@@ -113,12 +114,16 @@ pub(super) async fn serve(
         return Ok(response);
     }
     let reader = media.read(&content, from, length).await?;
-    let pieces = stream::try_unfold(reader, |mut reader| async move {
-        let piece = reader.chunk().await?;
-        Ok::<_, std::io::Error>(piece.map(|piece| (piece, reader)))
-    });
-    *response.body_mut() = Body::from_stream(pieces);
+    *response.body_mut() = Body::from_stream(pieces(reader));
     Ok(response)
+}
+
+/// The bytes of a file as they are read.
+pub(crate) fn pieces(reader: Reader) -> impl Stream<Item = std::io::Result<Bytes>> {
+    stream::try_unfold(reader, |mut reader| async move {
+        let piece = reader.chunk().await?;
+        Ok(piece.map(|piece| (piece, reader)))
+    })
 }
 
 fn set(response: &mut Response, name: HeaderName, value: String) {
@@ -129,7 +134,7 @@ fn set(response: &mut Response, name: HeaderName, value: String) {
 }
 
 /// Media type and file name.
-fn describe(headers: &mut HeaderMap, content: &Content, name: Option<String>) {
+pub(crate) fn describe(headers: &mut HeaderMap, content: &Content, name: Option<String>) {
     let said = content.content_type.as_deref().and_then(|said| HeaderValue::from_str(said).ok());
     let content_type = said.filter(|said| said.to_str().is_ok_and(|said| said.contains('/')));
     headers.insert(header::CONTENT_TYPE, content_type.unwrap_or(HeaderValue::from_static(UNKNOWN_TYPE)));
@@ -193,8 +198,23 @@ impl From<ContentError> for Error {
                 let message = "The file has not been uploaded yet";
                 Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::NotYetUploaded, message)
             }
+            ContentError::Remote(error) => error.into(),
             ContentError::Io(error) => Self::unavailable(error),
             ContentError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<RemoteError> for Error {
+    fn from(error: RemoteError) -> Self {
+        match error {
+            RemoteError::Refused | RemoteError::NotFound => Self::not_found(error.to_string()),
+            RemoteError::NotYetUploaded => ContentError::NotYetUploaded.into(),
+            RemoteError::TooLarge => {
+                Self::new(StatusCode::BAD_GATEWAY, ErrorKind::TooLarge, error.to_string())
+            }
+            RemoteError::Failed => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, error.to_string()),
+            RemoteError::Here => Self::unavailable(error),
         }
     }
 }

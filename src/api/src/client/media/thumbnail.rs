@@ -50,7 +50,13 @@ async fn get_content_thumbnail_without_account(
     serve(&app.media, call.head(), content, None).await
 }
 
-fn size(width: UInt, height: UInt, method: Option<&WantedMethod>, animated: Option<bool>) -> ThumbnailWanted {
+/// What ruma says about a thumbnail, as the service takes it.
+pub(crate) fn size(
+    width: UInt,
+    height: UInt,
+    method: Option<&WantedMethod>,
+    animated: Option<bool>,
+) -> ThumbnailWanted {
     ThumbnailWanted {
         width: width.into(),
         height: height.into(),

@@ -47,7 +47,7 @@ impl Fetches {
 impl ServerKeys {
     /// Reads the keys of a server anew. Whoever waited while someone else did is content with that. Goes on when the
     /// caller gives up.
-    pub(super) async fn refresh(&self, server: &ServerName) -> Result<(), KeyError> {
+    pub(in crate::federation) async fn refresh(&self, server: &ServerName) -> Result<(), KeyError> {
         let (keys, server) = (self.clone(), server.to_owned());
         let reading = self.tasks.spawn("server keys", async move { keys.refresh_alone(&server).await });
         reading.await.unwrap_or(Err(KeyError::BackingOff))

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{RemoteError, RemoteMembership, path, raw};
 use crate::{
+    config::Refusable,
     federation::policy::Direction,
     rooms::{
         AppendError, Room,
@@ -49,6 +50,8 @@ impl RemoteMembership {
         };
         let asked = remote.policy.may_talk_to(target.server_name(), Direction::Outbound);
         asked.map_err(|_| RemoteError::Refused)?;
+        let invites = remote.policy.permits(target.server_name(), Refusable::Invites, Direction::Outbound);
+        invites.map_err(|_| RemoteError::Refused)?;
         let room = sources.rooms.known(room_id).await?;
         if !sources.rooms.is_joined(room.number, caller.user).await? {
             return Err(AppendError::Forbidden("you are not in this room".to_owned()).into());
@@ -59,7 +62,7 @@ impl RemoteMembership {
         sources.tasks.spawn("remote invite", work).await.map_err(|_| RemoteError::Interrupted)?
     }
 
-    async fn send_invitation(
+    pub(super) async fn send_invitation(
         &self,
         room: &Arc<Room>,
         target: &UserId,

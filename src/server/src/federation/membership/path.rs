@@ -42,6 +42,11 @@ pub(super) fn state(endpoint: &str, room_id: &RoomId, event_id: &EventId) -> Str
     format!("{BASE}/v1/{endpoint}/{}?event_id={}", escaped(room_id.as_str()), escaped(event_id.as_str()))
 }
 
+/// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`
+pub(super) fn exchange(room_id: &RoomId) -> String {
+    format!("{BASE}/v1/exchange_third_party_invite/{}", escaped(room_id.as_str()))
+}
+
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub(super) fn event(event_id: &EventId) -> String {
     format!("{BASE}/v1/event/{}", escaped(event_id.as_str()))

@@ -2,10 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#get_matrixfederationv1hierarchyroomid>
 
-use ruma::{
-    OwnedServerName, RoomId, api::federation::space::get_hierarchy::v1::Request, room::JoinRuleSummary,
-    room::RoomSummary,
-};
+use ruma::{OwnedServerName, RoomId, api::federation::space::get_hierarchy::v1::Request, room::RoomSummary};
 
 use super::{RemoteError, RemoteMembership};
 use crate::rooms::send::Caller;
@@ -30,38 +27,12 @@ impl RemoteMembership {
             match remote.client.send(&server, Request::new(room_id.to_owned())).await {
                 Ok(answer) if answer.room.summary.room_id == room_id => {
                     let summary = answer.room.summary;
-                    return Ok(self.may_see(&summary, caller).await?.then_some(summary));
+                    return Ok(self.0.sources.rooms.may_see(&summary, caller).await?.then_some(summary));
                 }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%room_id, %server, %error, "a server shows no summary"),
             }
         }
         Ok(None)
-    }
-
-    /// The other server knows only that this one asks; who of its users may see the room is decided here.
-    async fn may_see(&self, summary: &RoomSummary, caller: &Caller) -> Result<bool, RemoteError> {
-        let rooms = &self.0.sources.rooms;
-        if summary.world_readable {
-            return Ok(true);
-        }
-        let allowed = match &summary.join_rule {
-            JoinRuleSummary::Public | JoinRuleSummary::Knock | JoinRuleSummary::KnockRestricted(_) => {
-                return Ok(true);
-            }
-            JoinRuleSummary::Restricted(restricted) => &restricted.allowed_room_ids[..],
-            _ => &[],
-        };
-        for room_id in allowed {
-            if let Some(room) = rooms.find(room_id).await?
-                && rooms.is_joined(room.number, caller.user).await?
-            {
-                return Ok(true);
-            }
-        }
-        let room = rooms.find(&summary.room_id).await?;
-        let Some(room) = room else { return Ok(false) };
-        let member = rooms.member(room.number, caller.user).await?;
-        Ok(member.is_some_and(|member| member.membership == crate::tables::rooms::Membership::Invite))
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     receipts::Receipts,
     rooms::{
         Room,
+        read::Direction,
         testing::{Remote, Server},
     },
     tables::SPACES,
@@ -144,6 +145,27 @@ impl Peers for Others {
             let state =
                 script.events.get(&event_id)?.2.iter().map(|id| script.events[id].0.clone()).collect();
             Some(StateAt { state, auth_chain: Vec::new() })
+        })
+    }
+
+    fn event_at_time<'a>(
+        &'a self,
+        _: &'a ServerName,
+        _: &'a RoomId,
+        at_ms: u64,
+        direction: Direction,
+    ) -> Asked<'a, (OwnedEventId, u64)> {
+        self.ask("event_at_time", move |script| {
+            let time = |(json, ..): &Written| -> u64 {
+                let event: Value = serde_json::from_str(json.get()).unwrap();
+                event["origin_server_ts"].as_u64().unwrap()
+            };
+            let times = script.events.iter().map(|(event_id, event)| (time(event), event_id.clone()));
+            let found = match direction {
+                Direction::Forward => times.filter(|(time, _)| *time >= at_ms).min(),
+                Direction::Backward => times.filter(|(time, _)| *time <= at_ms).max(),
+            };
+            found.map(|(time, event_id)| (event_id, time))
         })
     }
 

@@ -6,3 +6,4 @@ mod joining;
 mod partial;
 mod refused;
 mod versions;
+mod vulnerabilities;

@@ -24,6 +24,9 @@ use crate::{
     },
 };
 
+/// Why a redaction is held back whose target may still come.
+pub(super) const TARGET_MISSING: &str = "what it redacts is not here";
+
 /// What a redaction does.
 pub(super) enum Effect {
     /// It is none.
@@ -57,7 +60,7 @@ impl Writer {
         let held = |reason, awaits| Ok(Effect::Held { reason, awaits });
         let Some(target_id) = &pdu.redacts else { return held("it redacts nothing", false) };
         let Some(target) = self.held_one(target_id).await? else {
-            return held("what it redacts is not here", true);
+            return held(TARGET_MISSING, true);
         };
         if target.record.status == EventStatus::Rejected {
             return held("what it redacts was refused", false);

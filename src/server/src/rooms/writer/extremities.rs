@@ -17,6 +17,11 @@ use crate::{
 const TIPS_MAX: usize = 100;
 /// Most refused or soft-failed events that are followed back to what they were built on.
 const HIDDEN_FOLLOWED_MAX: usize = 1_000;
+/// Most events through which it is looked for extremities that an event of the past follows.
+const PAST_FOLLOWED_MAX: usize = 2_000;
+/// How much less deep than all extremities an event may stand for what it follows to be looked at: depths of forks are
+/// compared with what their senders claim.
+const DEPTH_SLACK: u64 = 100;
 
 /// An accepted event that no other accepted one follows yet.
 #[derive(Clone, Debug)]
@@ -102,6 +107,45 @@ impl Writer {
             self.spoiled = false;
         }
         Ok(outcome)
+    }
+
+    /// Takes out the extremities that an event follows which was missing in the past: accepted events follow it already,
+    /// so what was one before the gap is none any more.
+    pub(super) async fn drop_followed_by(
+        &mut self,
+        event: &StoredEvent,
+        write: &mut Write,
+    ) -> Result<(), Error> {
+        let Some(least) = self.tips.iter().map(|tip| tip.depth).min().filter(|_| self.tips.len() > 1) else {
+            return Ok(());
+        };
+        let mut seen = BTreeSet::from([event.number]);
+        let mut next = event.record.prev_events.clone();
+        while !next.is_empty() && seen.len() < PAST_FOLLOWED_MAX {
+            next.retain(|number| seen.insert(*number));
+            let parents = self.events_of(&next).await?;
+            let near =
+                parents.iter().filter(|parent| parent.record.depth.saturating_add(DEPTH_SLACK) >= least);
+            next = near.flat_map(|parent| parent.record.prev_events.iter().copied()).collect();
+        }
+        seen.remove(&event.number);
+        let (followed, tips): (Vec<Tip>, Vec<Tip>) =
+            self.tips.iter().cloned().partition(|tip| seen.contains(&tip.number));
+        if followed.is_empty() || tips.is_empty() {
+            return Ok(());
+        }
+        self.set_tips(tips);
+        self.settle_on_tips(write).await
+    }
+
+    /// Makes the state that all extremities come to the current one.
+    pub(super) async fn settle_on_tips(&mut self, write: &mut Write) -> Result<(), Error> {
+        let roots: Vec<StateRoot> = self.tips.iter().map(|tip| tip.root).collect();
+        let root = self.resolved(roots, write).await?;
+        if root != self.head.root {
+            self.doubt_audience();
+        }
+        self.apply_root(root, write).await
     }
 
     pub(super) fn set_tips(&mut self, tips: Vec<Tip>) {

@@ -348,6 +348,8 @@ impl Writer {
             }
             self.head.depth = self.head.depth.max(event.record.depth);
             self.extend(incoming, &event, &parents, citing, &mut write).await?;
+        } else if accepted && citing {
+            self.drop_followed_by(&event, &mut write).await?;
         }
         let mut changed = Vec::new();
         match effect {
@@ -394,12 +396,7 @@ impl Writer {
             }
             self.set_tips(tips);
         }
-        let roots: Vec<StateRoot> = self.tips.iter().map(|tip| tip.root).collect();
-        let root = self.resolved(roots, write).await?;
-        if root != self.head.root {
-            self.doubt_audience();
-        }
-        self.apply_root(root, write).await
+        self.settle_on_tips(write).await
     }
 
     /// Notes what the event follows and is not here, and that the event itself is here now. Whether an accepted event

@@ -15,17 +15,17 @@ use ruma::{EventId, UserId};
 
 use super::{AppendError, Current, Writer};
 use crate::{
-    database::{Corrupt, Error, Write},
+    database::{Corrupt, Error, Range, Write},
     numbers::EventNumber,
     rooms::event::StoredEvent,
     tables::{
         Stamped,
-        rooms::{EventJson, EventStatus, Redaction},
+        rooms::{BackwardExtremity, EventJson, EventStatus, Redaction},
     },
 };
 
 impl Writer {
-    /// The event that a redaction means, if it is here.
+    /// The event that a redaction means, if it is here. None also if it may be in the part of the history that is missing.
     pub(super) async fn redaction_target(
         &self,
         draft: &Draft,
@@ -40,15 +40,34 @@ impl Writer {
         let Some(event_id) = draft.redacts.clone().or_else(in_content) else {
             return Err(AppendError::UnknownTarget);
         };
-        let target = self.held_one(&event_id).await?.ok_or(AppendError::UnknownTarget)?;
+        let Some(target) = self.held_one(&event_id).await? else {
+            return if self.misses_history().await? { Ok(None) } else { Err(AppendError::UnknownTarget) };
+        };
         match target.record.status {
             EventStatus::Timeline | EventStatus::Outlier => Ok(Some(target)),
             EventStatus::SoftFailed | EventStatus::Rejected => Err(AppendError::UnknownTarget),
         }
     }
 
+    async fn misses_history(&self) -> Result<bool, Error> {
+        let range = Range::<BackwardExtremity>::prefix(&self.room.number).limit(1);
+        Ok(!self.core.database.scan(&range).await?.rows.is_empty())
+    }
+
     /// From room version 3 on the rules let any redaction pass; whether it takes effect is decided here.
-    pub(super) fn authorise_redaction(&self, pdu: &Pdu, target: &StoredEvent) -> Result<(), AppendError> {
+    pub(super) fn authorise_redaction(
+        &self,
+        pdu: &Pdu,
+        target: Option<&StoredEvent>,
+    ) -> Result<(), AppendError> {
+        if pdu.kind != "m.room.redaction" {
+            return Ok(());
+        }
+        let Some(target) = target else {
+            // Whose it is, is not known.
+            let may = self.may_redact_others(&pdu.sender);
+            return if may { Ok(()) } else { Err(AppendError::UnknownTarget) };
+        };
         let forbidden = |reason: &str| Err(AppendError::Forbidden(reason.to_owned()));
         if !is_redactable(&target.record.kind) {
             return forbidden("a room's create event cannot be redacted");

@@ -14,16 +14,7 @@ async fn a_first_sync_shows_the_room_and_the_next_what_is_new() {
     let shown = section(&first, "join", &room);
     assert_eq!(
         timeline(&first, &room),
-        [
-            "create",
-            "alice join",
-            "power_levels",
-            "join_rules",
-            "history_visibility",
-            "guest_access",
-            "bob join",
-            "one"
-        ]
+        ["create", "alice join", "power_levels", "join_rules", "history_visibility", "bob join", "one"]
     );
     assert_eq!(state(&first, &room), [""; 0]);
     assert_eq!(shown["timeline"]["limited"], false);
@@ -48,11 +39,8 @@ async fn limited_timelines_come_with_the_state_before_them() {
     let room = world.room_with("alice", &["bob"]).await;
     let filter = json!({ "room": { "timeline": { "limit": 2 } } });
     let first = world.sync_with("bob", None, filter.clone()).await;
-    assert_eq!(timeline(&first, &room), ["guest_access", "bob join"]);
-    assert_eq!(
-        state(&first, &room),
-        ["create", "alice join", "power_levels", "join_rules", "history_visibility"]
-    );
+    assert_eq!(timeline(&first, &room), ["history_visibility", "bob join"]);
+    assert_eq!(state(&first, &room), ["create", "alice join", "power_levels", "join_rules"]);
     assert_eq!(section(&first, "join", &room)["timeline"]["limited"], true);
 
     world.set("alice", &room, "m.room.name", "", &json!({ "name": "A" })).await;
@@ -113,7 +101,7 @@ async fn full_state_repeats_the_state_of_all_rooms() {
     assert_eq!(timeline(&full, &quiet), [""; 0]);
     assert_eq!(timeline(&full, &busy), ["one"]);
     for room in [&quiet, &busy] {
-        assert_eq!(state(&full, room).len(), 6, "{full}");
+        assert_eq!(state(&full, room).len(), 5, "{full}");
     }
 }
 

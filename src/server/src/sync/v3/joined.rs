@@ -97,7 +97,8 @@ impl Answering<'_> {
         json.object(view.room.room_id.as_str());
         self.write_timeline(json, &view, delta.timeline).await?;
         self.write_state(json, &view, &delta.state).await?;
-        if !data.is_empty() {
+        // There even if it is empty where the client knows nothing yet: it may have been deleted (MSC3391).
+        if whole || !data.is_empty() {
             json.events("account_data", &data);
         }
         if !ephemeral.is_empty() {

@@ -9,6 +9,8 @@ use serde_json::json;
 use crate::{
     rooms::{
         ingest::{Incoming, Placement},
+        pagination::PaginationToken,
+        read::Direction,
         testing::{Forged, Remote, Server, status},
     },
     tables::rooms::EventStatus::Timeline,
@@ -149,4 +151,32 @@ async fn relations_wait_for_their_parents() {
         .await
         .unwrap();
     assert_eq!(threads.events.iter().map(|root| root.id().unwrap()).collect::<Vec<_>>(), [parent]);
+}
+
+/// An event that arrives late stands early in the graph: whoever was shown it and goes back from there misses nothing that
+/// was said meanwhile, and is not shown it again.
+#[tokio::test]
+async fn who_goes_back_from_a_late_event_misses_nothing() {
+    let server = Server::new().await;
+    let (mut remote, events) = Remote::new(RoomVersionId::V11);
+    let (room, join) = server.adopt(&mut remote, &[events.last().unwrap()]).await;
+    let late = remote.message(BOB, &[&join], "late");
+    let mut said = vec![join];
+    for text in ["one", "two", "three"] {
+        said.push(server.say(&room, "alice", text).await);
+    }
+    assert_eq!(server.live(&room, &remote, &late).await, Timeline);
+    server.say(&room, "alice", "after").await;
+    let shown = server.stored(&room, &late).await;
+    let from = PaginationToken::before(shown.record.depth, shown.number).knowing_from(shown.position.get());
+    let view = server.view(&room).await;
+    let mut going_back = Vec::new();
+    let mut next = Some(from.to_string().parse().unwrap());
+    while let Some(from) = next {
+        let page = server.rooms.history(&view, from, None, Direction::Backward, 2, |_| true).await.unwrap();
+        going_back.extend(page.events.iter().map(|event| event.id().unwrap()));
+        next = page.end;
+    }
+    said.reverse();
+    assert_eq!(going_back, said);
 }

@@ -142,9 +142,9 @@ async fn outliers_are_not_shown() {
     assert_eq!(state.len(), events.len() + 1);
 }
 
-/// CVE-2026-45076: however many refused events there are, paging back reaches the start.
+/// However many refused events there are, paging back reaches the start.
 #[tokio::test]
-async fn refused_events_do_not_stand_in_the_way() {
+async fn cve_2026_45076_refused_events_do_not_stand_in_the_way() {
     let server = Server::new().await;
     let (mut remote, events) = Remote::new(RoomVersionId::V11);
     let (room, join) = server.adopt(&mut remote, &[events.last().unwrap()]).await;

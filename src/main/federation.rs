@@ -1,0 +1,77 @@
+//! `allod federation`: what is between this server and others.
+
+use allod_server::{
+    clock::Clock,
+    config::{self, Overrides},
+    identity::Identity,
+    random::Random,
+};
+use anyhow::{Context, bail};
+use hyper::Method;
+use serde_json::Value;
+
+use crate::{
+    arguments::{ConfigFile, Federation},
+    user::{client, percent_encoded, say, text},
+};
+
+/// Runs the command. An error if something is wrong.
+pub(crate) async fn run(command: Federation) -> anyhow::Result<()> {
+    match command {
+        Federation::Check { server, json, socket } => {
+            let path = format!("/_allod/admin/v1/federation/check/{}", percent_encoded(server.as_str()));
+            let answer = client(&socket)?.send(Method::POST, &path, None).await?;
+            if json {
+                say(&answer.to_string())?;
+            }
+            check(&answer, json)
+        }
+        Federation::Refusals { socket } => {
+            let answer =
+                client(&socket)?.send(Method::GET, "/_allod/admin/v1/federation/refusals", None).await?;
+            let refusals = answer.get("refusals").and_then(Value::as_array);
+            for refusal in refusals.into_iter().flatten() {
+                let count = |key| refusal.get(key).and_then(Value::as_u64).unwrap_or_default();
+                let (server, inbound, outbound) =
+                    (text(refusal, "server"), count("inbound"), count("outbound"));
+                say(&format!("{server}: {inbound} requests from it, {outbound} to it"))?;
+            }
+            Ok(())
+        }
+        Federation::RotateKey { file } => rotate_key(&file),
+    }
+}
+
+/// Shows the steps; an error if one is wrong.
+fn check(answer: &Value, quiet: bool) -> anyhow::Result<()> {
+    let steps = answer.get("steps").and_then(Value::as_array);
+    let mut trouble = false;
+    for step in steps.into_iter().flatten() {
+        let is_ok = step.get("ok") == Some(&Value::Bool(true));
+        trouble |= !is_ok;
+        if !quiet {
+            let mark = if is_ok { "ok" } else { "WRONG" };
+            say(&format!("{mark:6}{}: {}", text(step, "step"), text(step, "text")))?;
+            if !is_ok {
+                say(&format!("      {}", text(step, "advice")))?;
+            }
+        }
+    }
+    let server = text(answer, "server");
+    if trouble {
+        bail!("{server} cannot be spoken to as it is")
+    }
+    if quiet { Ok(()) } else { say(&format!("All is well with {server}, as far as can be seen from here.")) }
+}
+
+fn rotate_key(file: &ConfigFile) -> anyhow::Result<()> {
+    let overrides = Overrides { server_name: file.server_name.clone() };
+    let config = config::load(&file.config, &overrides)?;
+    let path = config.server.data_dir.join("signing.key");
+    let random = Random::secure().context("this machine gives no randomness")?;
+    let version = Identity::rotate(&path, &random, Clock::system().now_ms())?;
+    say(&format!(
+        "The new signing key is ed25519:{version}; the one before is kept for what it signed until now."
+    ))?;
+    say("A running server signs with the new one from its next start: restart it soon.")
+}
