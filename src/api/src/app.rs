@@ -215,21 +215,16 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
         let sync = rooms::start_sync(&base, &users, &rooms, &user_data);
-        let succession =
-            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
-        let user_directory = UserDirectory::new(users.clone(), profiles.clone(), rooms.clone());
         let delayed_events = upkeep::start(&base, &users, &rooms);
         let federation = open_federation(&base)?;
         let egress = open_egress(&base, federation.as_ref());
         let outside = (federation.as_ref(), &egress);
-        let of_users = (&profiles, &user_data.tags);
+        let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), &users, &devices, (&rooms, &user_data)).await?;
         let (pushers, notifications) = push::start(&base, &users, &rooms, &sync, &egress).await?;
         let inbound = inbound::open(&base, federation.as_ref(), &users, &rooms, &user_data).await?;
-        let checkpoints = Checkpoints::new(base.database.clone(), base.config.clone());
-        let remote_keys = open_remote_keys(&base, federation.as_ref(), &users, &rooms);
         let Base { config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
@@ -249,8 +244,8 @@ impl App {
             thread_subscriptions: amenities.thread_subscriptions,
             server_notices: amenities.server_notices,
             spaces: amenities.spaces,
-            succession,
-            user_directory,
+            succession: amenities.succession,
+            user_directory: amenities.user_directory,
             sync,
             room_lookup,
             wakes: user_data.wakes,
@@ -270,11 +265,11 @@ impl App {
             federation,
             media: amenities.media,
             previews: amenities.previews,
-            remote_keys,
+            remote_keys: amenities.remote_keys,
             outbox,
             memberships,
             inbound,
-            checkpoints,
+            checkpoints: amenities.checkpoints,
             egress,
             stopping: tasks.stopping().clone(),
             tasks,
@@ -298,17 +293,6 @@ fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {
 fn open_egress(base: &Base, federation: Option<&Federation>) -> Egress {
     let new = || Egress::new(base.config.clone(), base.clock.clone(), Names::system());
     federation.map_or_else(new, |federation| federation.egress.clone())
-}
-
-fn open_remote_keys(
-    base: &Base,
-    federation: Option<&Federation>,
-    users: &Users,
-    rooms: &Rooms,
-) -> Option<RemoteKeys> {
-    let client = federation?.client.clone();
-    let Base { database, clock, .. } = base.clone();
-    Some(RemoteKeys::new(database, users.clone(), rooms.clone(), client, clock))
 }
 
 impl Deref for App {

@@ -1,19 +1,23 @@
-//! What comes with rooms and accounts: files, previews of links, trees of spaces, notices of the server, threads to follow.
+//! What comes with rooms and accounts: files, previews of links, trees of spaces, notices of the server, threads to
+//! follow, finding users, what is kept of rooms that are replaced.
 
 use allod_server::{
     accounts::Accounts,
+    backups::Checkpoints,
     egress::Egress,
     federation::Federation,
     media::{Media, MediaSources, Previews},
     profiles::Profiles,
+    remote_keys::RemoteKeys,
     rooms::Rooms,
     server_notices::{ServerNotices, ServerNoticesSources},
     spaces::Spaces,
-    tags::Tags,
+    succession::Succession,
     thread_subscriptions::ThreadSubscriptions,
+    user_directory::UserDirectory,
 };
 
-use super::{Base, OpenError};
+use super::{Base, OpenError, user_data::UserDataServices};
 
 /// The services.
 pub(super) struct Amenities {
@@ -22,6 +26,10 @@ pub(super) struct Amenities {
     pub(super) spaces: Spaces,
     pub(super) server_notices: ServerNotices,
     pub(super) thread_subscriptions: ThreadSubscriptions,
+    pub(super) succession: Succession,
+    pub(super) user_directory: UserDirectory,
+    pub(super) remote_keys: Option<RemoteKeys>,
+    pub(super) checkpoints: Checkpoints,
 }
 
 impl Amenities {
@@ -30,7 +38,7 @@ impl Amenities {
         base: &Base,
         (federation, egress): (Option<&Federation>, &Egress),
         (rooms, accounts): (&Rooms, &Accounts),
-        (profiles, tags): (&Profiles, &Tags),
+        (profiles, user_data): (&Profiles, &UserDataServices),
     ) -> Result<Self, OpenError> {
         let Base { database, config, clock, random, tasks, .. } = base.clone();
         let client = federation.map(|federation| federation.client.clone());
@@ -41,13 +49,31 @@ impl Amenities {
             accounts: accounts.clone(),
             profiles: profiles.clone(),
             rooms: rooms.clone(),
-            tags: tags.clone(),
+            tags: user_data.tags.clone(),
         });
+        let succession =
+            Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
+        let user_directory = UserDirectory::new(accounts.users().clone(), profiles.clone(), rooms.clone());
+        let remote_keys = client.clone().map(|client| {
+            let users = accounts.users().clone();
+            RemoteKeys::new(database.clone(), users, rooms.clone(), client, clock.clone())
+        });
+        let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let sources =
             MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
         let media = Media::open(sources).await?;
         let previews = Previews::new(media.clone(), config, clock, egress)?;
-        Ok(Self { media, previews, spaces, server_notices, thread_subscriptions })
+        Ok(Self {
+            media,
+            previews,
+            spaces,
+            server_notices,
+            thread_subscriptions,
+            succession,
+            user_directory,
+            remote_keys,
+            checkpoints,
+        })
     }
 }

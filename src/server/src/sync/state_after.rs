@@ -22,7 +22,7 @@ use super::{
 use crate::{
     database::Error,
     numbers::{EventNumber, UserNumber},
-    rooms::{Room, access::View, event::StoredEvent},
+    rooms::{Room, access::View, event::StoredEvent, partial::Completeness},
     tables::rooms::StateRoot,
 };
 
@@ -123,8 +123,10 @@ impl RoomReader {
     ) -> Result<(Vec<Arc<StoredEvent>>, Vec<(String, String)>), Error> {
         let room = &*view.room;
         let whole = window.since.is_none();
-        // Through gaps only those members are told whom the timeline needs.
-        let all_members = required.now.is_lazy() && !whole && !timeline.limited;
+        // Through gaps, and of those whom the server itself just learned of, only those members are told whom the timeline
+        // needs.
+        let all_members =
+            required.now.is_lazy() && !whole && !timeline.limited && !self.became_whole(room, window).await?;
         let members = room.hash_key.type_prefix(MEMBER);
         let mut changes = Changes::default();
         for difference in differences {
@@ -165,6 +167,14 @@ impl RoomReader {
         let mut told: Vec<_> = told.into_values().collect();
         told.sort_by_key(|event| event.position);
         Ok((told, removed))
+    }
+
+    /// Whether the members of a room that was joined without them became known in a window.
+    async fn became_whole(&self, room: &Room, window: Window) -> Result<bool, Error> {
+        let Completeness::WholeSince(at) = self.rooms.completeness(room.number).await? else {
+            return Ok(false);
+        };
+        Ok(window.since.is_some_and(|since| since < at) && at <= window.until)
     }
 
     /// Entries of a state among which are all that are asked for.

@@ -132,6 +132,9 @@ impl Database {
 
     pub(super) fn multi_get(&self, tier: Tier, keys: &[Key]) -> Result<Vec<Option<Bytes>>, ReadError> {
         let Some(first) = keys.first() else { return Ok(Vec::new()) };
+        if tier == Tier::Memory {
+            return self.get_each(keys);
+        }
         if keys.iter().all(|key| key.space == first.space) {
             let family = self.space(first.space)?;
             return uncached_if_full(tier, |tier| {
@@ -147,6 +150,21 @@ impl Database {
             let values = self.db.multi_get_cf_opt(pairs, self.options(tier));
             values.into_iter().map(|value| Ok(value?.map(Bytes::from))).collect()
         })
+    }
+
+    /// Reads rows one by one, of one snapshot, if all of them are in memory. RocksDB's reads of many keys at once go to the
+    /// disk whatever they are told, keep nothing of what they read there, and may take a row that is not in memory for an
+    /// empty one.
+    fn get_each(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>, ReadError> {
+        let snapshot = self.db.snapshot();
+        let mut options = read_options(Tier::Memory);
+        options.set_snapshot(&snapshot);
+        let mut rows = Vec::with_capacity(keys.len());
+        for key in keys {
+            let value = self.db.get_pinned_cf_opt(self.space(key.space)?, &key.bytes, &options)?;
+            rows.push(value.map(|value| copy(&value)));
+        }
+        Ok(rows)
     }
 
     pub(super) fn scan(&self, tier: Tier, scan: &Scan) -> Result<Page, ReadError> {

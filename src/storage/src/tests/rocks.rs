@@ -1,5 +1,7 @@
 //! What is particular to the engine on disk: restarts, stamps, copies, budgets.
 
+use bytes::Bytes;
+
 use super::{open, options};
 use crate::conformance::{POINT, QUEUE, RANGE};
 use crate::{
@@ -193,6 +195,52 @@ async fn memory_is_bounded() {
     assert_eq!(statistics.commits, 4000);
     assert!(statistics.groups < 2000, "{statistics:?}");
     assert_eq!(store.mode(), Mode::ReadWrite);
+}
+
+/// Bytes that no compression makes fewer.
+fn noise(seed: u32, bytes: usize) -> Vec<u8> {
+    let mut noise = seed;
+    let mut next = || {
+        noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        noise.to_be_bytes()[0]
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+/// Many rows at once, some of them in memory and some not, are what was written.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_are_read_whole_wherever_they_are() {
+    const ROWS: u32 = 40_000;
+    let directory = tempfile::tempdir().unwrap();
+    let small = OpenOptions { memory_bytes: 8 << 20, ..options(directory.path()) };
+    let store = Store::open(small).unwrap();
+    let value = |number: u32| Bytes::from(noise(number, 400));
+    let mut commits = Vec::new();
+    for numbers in (0..ROWS).collect::<Vec<_>>().chunks(1000) {
+        let put = |number: &u32| Op::Put(Key::new(POINT, number.to_be_bytes()), value(*number));
+        commits.push(store.submit(Batch { ops: numbers.iter().map(put).collect(), ..Batch::default() }));
+    }
+    for commit in commits {
+        commit.await.unwrap();
+    }
+    store.compact(POINT).await.unwrap();
+    let mut noise = 1_u32;
+    for round in 0..400 {
+        let numbers: Vec<u32> = (0..100)
+            .map(|_| {
+                noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                // Some of them were never written.
+                (noise >> 8) % (ROWS + ROWS / 10)
+            })
+            .collect();
+        let keys: Vec<Key> = numbers.iter().map(|number| Key::new(POINT, number.to_be_bytes())).collect();
+        let rows = store.multi_get(&keys).await.unwrap();
+        for (number, row) in numbers.into_iter().zip(rows) {
+            assert_eq!(row, (number < ROWS).then(|| value(number)), "round {round}, row {number}");
+        }
+    }
+    let statistics = store.statistics();
+    assert!(statistics.reads_pooled > 0, "{statistics:?}");
 }
 
 #[tokio::test]

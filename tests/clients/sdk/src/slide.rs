@@ -139,15 +139,18 @@ impl Chat {
         let slider = self.slider.take().context("no sliding sync")?;
         let id = self.room.clone().context("no room")?;
         self.server.restart()?;
-        let sent = self.anna.room(&self.room)?;
-        sent.send(RoomMessageEventContent::text_plain("after that")).await?;
+        // A session of its own: the others still hold connections to the server that is gone.
+        let mut again = Session::new(&self.server).await?;
+        again.log_in("anna", PASSWORD).await?;
+        again.sync().await?;
+        again.room(&self.room)?.send(RoomMessageEventContent::text_plain("after that")).await?;
+        again.client.logout().await?;
         self.history.push("after that".to_owned());
-        if let Err(error) = slider.sync.sync_once().await {
-            ensure!(
-                error.client_api_error_kind().is_some_and(|kind| kind.errcode().as_str() == "M_UNKNOWN_POS")
-            );
-            slider.sync.expire_session().await;
-        }
+        let error = slider.sync.sync_once().await.err().context("the connection is still known")?;
+        let unknown =
+            error.client_api_error_kind().is_some_and(|kind| kind.errcode().as_str() == "M_UNKNOWN_POS");
+        ensure!(unknown, "{error}");
+        slider.sync.expire_session().await;
         slider.hears(&id, "after that").await?;
         slider.session.client.logout().await?;
         self.anna.sync().await?;

@@ -140,24 +140,31 @@ impl RemoteMembership {
         Ok(matches!(rule, Some("restricted" | "knock_restricted")))
     }
 
-    /// Those that the caller names, those that know the alias, the one that invited, those in the room as far as that is
-    /// known, and the one that the room's id names.
+    /// Those that the caller names, that know the alias or that invited; without these, those in the room as far as that is
+    /// known; without any, the one that the room's id names.
     async fn servers_to_ask(
         &self,
         room_id: &RoomId,
         caller: &Caller,
-        mut servers: Vec<OwnedServerName>,
+        mut named: Vec<OwnedServerName>,
     ) -> Result<Vec<OwnedServerName>, RemoteError> {
         let sources = &self.0.sources;
-        if let Some(room) = sources.rooms.find(room_id).await? {
-            servers.extend(self.told_by(&room, &caller.user_id).await?);
+        let room = sources.rooms.find(room_id).await?;
+        if let Some(room) = &room {
+            named.extend(self.told_by(room, &caller.user_id).await?);
+        }
+        let mut servers = self.candidates(named);
+        if let (Some(room), true) = (&room, servers.is_empty()) {
             let members = sources.rooms.members(room.number, Membership::Join).await?;
             let members: Vec<_> = members.into_iter().take(FETCHED_MAX).collect();
             let ids = sources.users.ids(&members).await?;
-            servers.extend(ids.into_iter().flatten().map(|user_id| user_id.server_name().to_owned()));
+            let ids = ids.into_iter().flatten();
+            servers = self.candidates(ids.map(|user_id| user_id.server_name().to_owned()));
         }
-        servers.extend(room_id.server_name().map(ToOwned::to_owned));
-        Ok(self.candidates(servers))
+        if servers.is_empty() {
+            servers = self.candidates(room_id.server_name().map(ToOwned::to_owned));
+        }
+        Ok(servers)
     }
 
     pub(super) async fn join_through(

@@ -55,7 +55,15 @@ impl Inner {
             for (name, wanted) in &request.lists {
                 let known = base.and_then(|base| base.lists.get(name)).map(|list| &list.config);
                 let config = config(&wanted.wish, me, known);
-                let (rooms, count) = self.window(&request.caller, wanted, &roster).await?;
+                let whole;
+                let roster = if takes_all_members(&config) {
+                    let is_whole = |listed: &&Listed| !self.sources.rooms.is_partial(listed.entry.room);
+                    whole = roster.iter().filter(is_whole).copied().collect::<Vec<_>>();
+                    &whole
+                } else {
+                    &roster
+                };
+                let (rooms, count) = self.window(&request.caller, wanted, roster).await?;
                 view.rooms |= &rooms;
                 view.counts.insert(name.clone(), count);
                 view.lists.insert(name.clone(), ListInView { config, rooms });
@@ -68,8 +76,12 @@ impl Inner {
                 continue;
             }
             let known = base.and_then(|base| base.subscriptions.get(&room));
+            let config = config(wish, me, known);
+            if takes_all_members(&config) && self.sources.rooms.is_partial(room) {
+                continue;
+            }
             view.rooms.insert(room.0);
-            view.subscriptions.insert(room, config(wish, me, known));
+            view.subscriptions.insert(room, config);
         }
         Ok(view)
     }
@@ -198,6 +210,12 @@ impl Inner {
             ranges.iter().flat_map(|(first, last)| order.iter().take(last.saturating_add(1)).skip(*first));
         Ok((places.map(|Reverse((_, room))| room.0).collect(), count))
     }
+}
+
+/// Whether a client takes the members that it is told for all there are: it is shown rooms that were joined without theirs
+/// when those are known.
+fn takes_all_members(config: &Config) -> bool {
+    config.required.wants_members() && !config.required.is_lazy()
 }
 
 /// What is wanted of rooms; that of before, if it is the same.

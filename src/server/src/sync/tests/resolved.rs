@@ -104,3 +104,43 @@ async fn what_is_not_shown_is_not_told() {
     let last = world.sync("alice", Some(token(&next))).await;
     assert_eq!(timeline(&last, &room.room_id), ["(redacted)"]);
 }
+
+/// A room that was joined before its members are known is shown at once to who loads members lazily, and when it is whole
+/// to who takes what they are told for all.
+#[tokio::test]
+async fn a_partial_room_is_slid_in_by_whom_it_suffices() {
+    let world = World::new(&["alice"]).await;
+    let (mut remote, events) = Remote::new(RoomVersionId::V11);
+    let join = remote.member(ALICE, &[events.last().unwrap()], ALICE, "join");
+    let room = world.rooms.adopt(remote.adopt_partially(&join)).await.unwrap();
+    let list = |required: &[(&str, &str)]| WantedList { wish: wish(5, required), ..WantedList::default() };
+    let lazy = list(&[("m.room.member", "$LAZY"), ("m.room.create", "")]);
+    let all = list(&[("*", "*")]);
+    let asked = |last: Option<&serde_json::Value>, connection: &str, list: &WantedList| {
+        let mut request = world.sliding("alice", last.and_then(pos), list.clone());
+        request.connection = connection.to_owned();
+        world.slide(request)
+    };
+    let id = room.room_id.as_str();
+    let (first, held) = (asked(None, "lazy", &lazy).await, asked(None, "all", &all).await);
+    assert_eq!(first["rooms"][id]["initial"], true, "{first}");
+    assert_eq!((&held["rooms"], &held["lists"]["all"]["count"]), (&json!({}), &json!(0)));
+    let mut states = std::collections::BTreeMap::new();
+    for event in world.rooms.missing_states(room.number).await.unwrap() {
+        let stated = remote.stated(&event);
+        let mut outliers = remote.auth_chain(stated.before.clone());
+        outliers.extend(stated.before.iter().chain([&event]).cloned());
+        for outlier in &outliers {
+            let incoming = Incoming::new(remote.verified(outlier), Placement::Outlier);
+            world.rooms.ingest(&room, vec![incoming]).await.unwrap();
+        }
+        states.insert(event, stated);
+    }
+    world.rooms.complete(&room, states).await.unwrap();
+    let (next, whole) = (asked(Some(&first), "lazy", &lazy).await, asked(Some(&held), "all", &all).await);
+    assert_eq!(next["rooms"][id]["joined_count"], 4, "{next}");
+    // Whom the timeline does not name, nobody asked for.
+    assert_eq!(next["rooms"][id].get("required_state"), None, "{next}");
+    assert_eq!(whole["rooms"][id]["initial"], true, "{whole}");
+    assert_eq!(whole["rooms"][id]["required_state"].as_array().unwrap().len(), 9);
+}
