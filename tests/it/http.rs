@@ -30,6 +30,11 @@ impl Http {
         Self { address: address.to_owned(), sender: None, connections: JoinSet::new() }
     }
 
+    /// Makes the next request use a new connection: a server ends one on which nothing happens.
+    pub(crate) fn hang_up(&mut self) {
+        self.sender = None;
+    }
+
     /// Sends a request; `body` is not sent if it is `null`.
     pub(crate) async fn try_send(
         &mut self,

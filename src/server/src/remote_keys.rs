@@ -162,7 +162,9 @@ impl RemoteKeys {
     /// Rooms that both users have joined.
     async fn shared(&self, one: UserNumber, other: UserNumber) -> Result<Vec<RoomNumber>, Error> {
         let joined = self.rooms.rooms_of(one, Membership::Join).await?;
-        let keys: Vec<_> = joined.into_iter().map(|room| (room, other)).collect();
+        // Who is in a room that was joined without its members, is not certain yet.
+        let whole = joined.into_iter().filter(|room| !self.rooms.is_partial(*room));
+        let keys: Vec<_> = whole.map(|room| (room, other)).collect();
         let rows = self.database.get_all::<RoomMember>(&keys).await?;
         let shared = keys
             .into_iter()

@@ -166,6 +166,7 @@ impl World {
         let mut held = Vec::new();
         for side in &mut self.sides[..sides] {
             let at = side.at();
+            at.http.hang_up();
             let events = at.http.history(&at.person, &escaped(room)).await;
             let ids = events.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect();
             held.push((ids, json!(at.state(room).await)));

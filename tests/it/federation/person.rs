@@ -29,6 +29,7 @@ impl At {
     }
 
     pub(super) async fn try_post(&mut self, path: &str, body: Value) -> Answer {
+        self.http.hang_up();
         self.http.send(&self.person, Method::POST, &format!("/_matrix/client/v3/{path}"), body).await
     }
 
@@ -37,6 +38,7 @@ impl At {
     }
 
     pub(super) async fn put(&mut self, path: &str, body: Value) -> Value {
+        self.http.hang_up();
         self.http.send(&self.person, Method::PUT, &format!("/_matrix/client/v3/{path}"), body).await.ok()
     }
 
@@ -45,8 +47,9 @@ impl At {
     }
 
     pub(super) async fn say(&mut self, room: &str, text: &str) -> String {
-        let room = escaped(room);
-        let answer = self.http.say(&self.person, &room, text, text).await.unwrap().ok();
+        let (room, transaction) = (escaped(room), text.replace(' ', "-"));
+        self.http.hang_up();
+        let answer = self.http.say(&self.person, &room, &transaction, text).await.unwrap().ok();
         answer["event_id"].as_str().unwrap().to_owned()
     }
 
@@ -56,6 +59,7 @@ impl At {
         for _ in 0..40 {
             let since = if self.since.is_empty() { String::new() } else { format!("&since={}", self.since) };
             let path = format!("/_matrix/client/v3/sync?timeout=1500{since}");
+            self.http.hang_up();
             let answer = self.http.get(&self.person, &path).await.ok();
             self.since = answer["next_batch"].as_str().unwrap().to_owned();
             if wanted(&answer) {
@@ -95,6 +99,7 @@ impl At {
     /// The room's state: what stands where, by event.
     pub(super) async fn state(&mut self, room: &str) -> BTreeMap<String, String> {
         let path = format!("/_matrix/client/v3/rooms/{}/state", escaped(room));
+        self.http.hang_up();
         let state = self.http.get(&self.person, &path).await.ok();
         let text = |event: &Value, field: &str| event[field].as_str().unwrap().to_owned();
         let entry = |event: &Value| {

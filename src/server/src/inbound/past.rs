@@ -86,7 +86,10 @@ impl Inbound {
     ) -> Result<bool, IngestError> {
         let Ok(event) = self.0.peers.event(server, event_id.clone()).await else { return Ok(false) };
         let mut events = self.0.gaps.verified(room, &[event], References::Unlimited).await?;
-        events.retain(|event| event.pdu().event_id == event_id);
+        // What stands above every gap is no part of the past: it is on its way, and must arrive as news.
+        let gaps = self.0.rooms.backward_extremities(room, 1).await?;
+        let above = gaps.first().map_or(0, |(_, depth)| *depth);
+        events.retain(|event| event.pdu().event_id == event_id && event.pdu().depth < above);
         self.0.gaps.place_past(room, server, &events).await
     }
 }

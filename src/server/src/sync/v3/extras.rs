@@ -10,6 +10,7 @@ use crate::{
     account_data::Datum,
     database::Error,
     numbers::{RoomNumber, UserNumber},
+    presence::Change,
     rooms::send::Caller,
     sync::{Inner, json::Json, plan::JoinedRoom, sharing::Sharing},
 };
@@ -78,19 +79,25 @@ impl Answering<'_> {
         }
         let known = self.known_ephemeral();
         let presence = &self.inner.sources.presence;
-        let mut shown = presence.changes(known.unwrap_or(0));
-        let new: HashSet<UserNumber> = shown.iter().map(|(user, ..)| *user).collect();
+        let mut shown = presence.changes_with_rooms(known.unwrap_or(0));
+        let new: HashSet<UserNumber> = shown.iter().map(|change| change.user).collect();
         if known.is_some() && !sharing.coming.is_empty() {
             // Who comes to share a room is new as well, whenever their presence changed.
-            let old = presence.changes(0).into_iter().filter(|(user, ..)| !new.contains(user));
-            shown.extend(old.filter(|(user, ..)| sharing.coming.contains(user.0)));
+            let old = presence.changes_with_rooms(0).into_iter().filter(|change| !new.contains(&change.user));
+            shown.extend(old.filter(|change| sharing.coming.contains(change.user.0)));
         }
         let own = self.request.caller.user;
         let mut events = Vec::new();
-        for (user, user_id, content) in shown {
+        for Change { user, user_id, rooms, content, .. } in shown {
+            // Where users of other servers are, is known as of when they were last told of.
+            let is_local = user_id.server_name() == self.request.caller.user_id.server_name();
             let shares = user == own
                 || sharing.coming.contains(user.0)
-                || !self.inner.memberships.current(user).await?.joined.is_disjoint(&self.rooms.joined);
+                || if is_local {
+                    !self.inner.memberships.current(user).await?.joined.is_disjoint(&self.rooms.joined)
+                } else {
+                    !rooms.is_disjoint(&self.rooms.joined)
+                };
             if shares && filter.matches_sender(&user_id) {
                 events
                     .push(json!({ "type": "m.presence", "sender": user_id, "content": content }).to_string());
