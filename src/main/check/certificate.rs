@@ -13,11 +13,8 @@ const DAY: i64 = 86_400;
 
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     let Some(file) = &config.listeners.certificate else { return };
-    let bytes = match fs::read(file) {
-        Ok(bytes) => bytes,
-        // Said before this, by what reads it for use.
-        Err(_) => return,
-    };
+    // What cannot be read was said before this, by what reads it for use.
+    let Ok(bytes) = fs::read(file) else { return };
     let Some(Ok(pem)) = Pem::iter_from_buffer(&bytes).next() else { return };
     let Ok(certificate) = pem.parse_x509() else {
         return findings.wrong(

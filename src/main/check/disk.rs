@@ -115,6 +115,7 @@ fn sync_speed(data_dir: &Path, findings: &mut Findings) {
 }
 
 /// The median time of a durable write of 4 KiB.
+#[expect(clippy::disallowed_methods, reason = "a stopwatch, and the machine's own time is what is measured")]
 fn time_syncs(path: &Path) -> std::io::Result<Duration> {
     let mut file = File::create(path)?;
     let mut times = Vec::with_capacity(SYNCS);
@@ -182,7 +183,7 @@ fn backups(folder: &Path, config: &Config, findings: &mut Findings) {
             "The server makes one soon after its start; check again then.",
         ),
         Err(error) => {
-            findings.wrong("backup", error.to_string(), "Let the server's user read and write the folder.")
+            findings.wrong("backup", error.to_string(), "Let the server's user read and write the folder.");
         }
     }
 }

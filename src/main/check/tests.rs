@@ -32,18 +32,14 @@ impl Machine {
         config.listeners.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
         let machine = Self { folder, config };
         fs::create_dir_all(machine.data().join("database")).unwrap();
-        machine.mode(&machine.data(), 0o700);
+        mode(&machine.data(), 0o700);
         fs::write(machine.data().join("signing.key"), "a key").unwrap();
-        machine.mode(&machine.data().join("signing.key"), 0o600);
+        mode(&machine.data().join("signing.key"), 0o600);
         machine
     }
 
     fn data(&self) -> PathBuf {
         self.config.server.data_dir.clone()
-    }
-
-    fn mode(&self, path: &Path, mode: u32) {
-        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
     /// What is said of a subject that is not good; there is something.
@@ -69,6 +65,10 @@ impl Machine {
     }
 }
 
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
 #[test]
 fn a_machine_without_mistakes_has_none() {
     let mut machine = Machine::new();
@@ -81,10 +81,10 @@ fn a_machine_without_mistakes_has_none() {
 #[test]
 fn the_data_folder_and_the_key_are_the_owners_alone() {
     let machine = Machine::new();
-    machine.mode(&machine.data(), 0o755);
+    mode(&machine.data(), 0o755);
     machine.finds(Level::Wrong, "data folder", "others can look into");
     let key = machine.data().join("signing.key");
-    machine.mode(&key, 0o644);
+    mode(&key, 0o644);
     machine.finds(Level::Wrong, "signing key", "others can read");
     fs::remove_file(key).unwrap();
     machine.finds(Level::Wrong, "signing key", "is missing");

@@ -95,7 +95,7 @@ impl UserDirectory {
         matches.extend(others);
         found.limited = !(complete && all);
         matches.sort_by(|left, right| left.fit.cmp(&right.fit).then(left.user.cmp(&right.user)));
-        let mut sight = Sight { own, public: BTreeMap::new() };
+        let mut sight = Sight { caller: caller.user, own, public: BTreeMap::new() };
         for candidate in matches {
             if self.rooms.is_ours(&candidate.found.user_id)
                 && !self.may_know(candidate.user, &mut sight).await?
@@ -179,7 +179,8 @@ impl UserDirectory {
 
     async fn may_know(&self, user: UserNumber, sight: &mut Sight) -> Result<bool, Error> {
         let rooms = self.rooms.rooms_of(user, Membership::Join).await?;
-        if rooms.iter().any(|room| sight.own.contains(room)) {
+        // The caller is no news to themselves: they are shown where anybody would see them.
+        if user != sight.caller && rooms.iter().any(|room| sight.own.contains(room)) {
             return Ok(true);
         }
         for room in rooms {
@@ -207,6 +208,8 @@ impl UserDirectory {
 
 /// The caller's rooms, and what was learnt of others.
 struct Sight {
+    /// Who asks.
+    caller: UserNumber,
     own: BTreeSet<RoomNumber>,
     public: BTreeMap<RoomNumber, bool>,
 }

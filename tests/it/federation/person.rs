@@ -61,7 +61,7 @@ impl At {
             let path = format!("/_matrix/client/v3/sync?timeout=1500{since}");
             self.http.hang_up();
             let answer = self.http.get(&self.person, &path).await.ok();
-            self.since = answer["next_batch"].as_str().unwrap().to_owned();
+            answer["next_batch"].as_str().unwrap().clone_into(&mut self.since);
             if wanted(&answer) {
                 return answer;
             }

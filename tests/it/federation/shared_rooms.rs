@@ -5,22 +5,23 @@ use super::{
     *,
 };
 
-struct Two {
+/// Two servers, and somebody on each.
+struct Servers {
     one: Server,
     two: Server,
     anna: At,
     bea: At,
 }
 
-async fn two() -> Two {
+async fn two() -> Servers {
     let authority = Authority::new();
     let one = Server::new(&authority, "127.0.0.1", &["127.0.0.1"], "mode = \"open\"").started();
     let two = Server::new(&authority, "localhost", &["localhost"], "mode = \"open\"").started();
     let (anna, bea) = (At::new(&one, "anna").await, At::new(&two, "bea").await);
-    Two { one, two, anna, bea }
+    Servers { one, two, anna, bea }
 }
 
-impl Two {
+impl Servers {
     /// A room of Anna's that Bea was invited to and has joined.
     async fn room(&mut self) -> String {
         let body =

@@ -127,7 +127,7 @@ async fn get_user_for_protocol(app: App, _: Session, request: PlainRequest) -> R
 async fn look_up(app: &App, what: ThirdParty, request: &PlainRequest) -> Result<Response> {
     let fields = fields(request);
     let found = app.appservices.look_up(what, &argument(request), &fields).await;
-    found_or_not(found.ok_or_else(no_network)?)
+    found_or_not(&found.ok_or_else(no_network)?)
 }
 
 /// `GET /_matrix/client/v3/thirdparty/location`
@@ -148,10 +148,10 @@ async fn look_up_matrix(
 ) -> Result<Response> {
     let id = fields(request).into_iter().find(|(key, _)| key == parameter).map(|(_, value)| value);
     let id = id.ok_or_else(|| Error::missing_param(format!("{parameter} is missing")))?;
-    found_or_not(app.appservices.look_up_matrix(what, &id).await)
+    found_or_not(&app.appservices.look_up_matrix(what, &id).await)
 }
 
-fn found_or_not(found: Vec<Value>) -> Result<Response> {
+fn found_or_not(found: &[Value]) -> Result<Response> {
     if found.is_empty() {
         return Err(Error::not_found("Nothing was found"));
     }
