@@ -92,7 +92,8 @@ impl World {
             sides.push(side);
         }
         let ids: Vec<String> = sides.iter_mut().map(|side| side.at().person.user_id.clone()).collect();
-        let users: serde_json::Map<_, _> = ids.iter().map(|id| (id.clone(), json!(100))).collect();
+        // The first makes the rooms, and has all powers.
+        let users: serde_json::Map<_, _> = ids.iter().skip(1).map(|id| (id.clone(), json!(100))).collect();
         let levels = json!({ "users": users });
         let open = json!({ "preset": "public_chat", "power_level_content_override": levels });
         let room = sides[0].at().create(open.clone()).await;

@@ -14,22 +14,25 @@ pub struct PaginationToken {
     /// What arrived in the room from this position on is known to the reader, wherever it stands in the order of depth;
     /// going back shows all else. Zero where that does not matter.
     pub arrived: u64,
+    /// Whether the reader comes from an earlier page, so that what stands before the point in the order of depth and is not
+    /// known has been shown.
+    pub goes_on: bool,
 }
 
 impl PaginationToken {
     /// Before the first event.
-    pub const START: Self = Self { depth: 0, number: EventNumber(0), arrived: 0 };
+    pub const START: Self = Self { depth: 0, number: EventNumber(0), arrived: 0, goes_on: false };
     /// Behind the last event.
-    pub const END: Self = Self { depth: u64::MAX, number: EventNumber(u32::MAX), arrived: 0 };
+    pub const END: Self = Self { depth: u64::MAX, number: EventNumber(u32::MAX), arrived: 0, goes_on: false };
 
     /// The point just before this event.
     pub const fn before(depth: u64, number: EventNumber) -> Self {
-        Self { depth, number, arrived: 0 }
+        Self { depth, number, arrived: 0, goes_on: false }
     }
 
     /// The point just behind this event.
     pub const fn behind(depth: u64, number: EventNumber) -> Self {
-        Self { depth, number: EventNumber(number.0.saturating_add(1)), arrived: 0 }
+        Self { depth, number: EventNumber(number.0.saturating_add(1)), arrived: 0, goes_on: false }
     }
 
     /// The same point, for a reader who knows what arrived from there on.
@@ -37,13 +40,19 @@ impl PaginationToken {
     pub const fn knowing_from(self, arrived: u64) -> Self {
         Self { arrived, ..self }
     }
+
+    /// The same point, for a reader who comes from an earlier page.
+    #[must_use]
+    pub const fn going_on(self) -> Self {
+        Self { goes_on: self.arrived > 0, ..self }
+    }
 }
 
 impl fmt::Display for PaginationToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "p{}_{}", self.depth, self.number.0)?;
         if self.arrived > 0 {
-            write!(formatter, "_{}", self.arrived)?;
+            write!(formatter, "{}{}", if self.goes_on { "_c" } else { "_" }, self.arrived)?;
         }
         Ok(())
     }
@@ -60,10 +69,14 @@ impl FromStr for PaginationToken {
     fn from_str(text: &str) -> Result<Self, BadToken> {
         let (depth, rest) = text.strip_prefix('p').and_then(|rest| rest.split_once('_')).ok_or(BadToken)?;
         let (number, arrived) = rest.split_once('_').unwrap_or((rest, "0"));
+        let (goes_on, arrived) = match arrived.strip_prefix('c') {
+            Some(arrived) => (true, arrived),
+            None => (false, arrived),
+        };
         let depth = depth.parse().map_err(|_| BadToken)?;
         let number = number.parse().map_err(|_| BadToken)?;
         let arrived = arrived.parse().map_err(|_| BadToken)?;
-        Ok(Self { depth, number: EventNumber(number), arrived })
+        Ok(Self { depth, number: EventNumber(number), arrived, goes_on })
     }
 }
 
@@ -74,7 +87,13 @@ mod tests {
     #[test]
     fn round_trip() {
         let point = PaginationToken::behind(7, EventNumber(3));
-        for token in [PaginationToken::START, PaginationToken::END, point, point.knowing_from(12)] {
+        for token in [
+            PaginationToken::START,
+            PaginationToken::END,
+            point,
+            point.knowing_from(12),
+            point.knowing_from(12).going_on(),
+        ] {
             assert_eq!(token.to_string().parse(), Ok(token));
         }
         for bad in

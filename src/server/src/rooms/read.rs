@@ -66,7 +66,7 @@ impl Rooms {
     ) -> Result<HistoryPage, Error> {
         let mut page = HistoryPage { events: Vec::new(), start: from, end: None };
         let arrived = if direction == Direction::Backward { from.arrived } else { 0 };
-        let mut cursor = self.late_point(view, from, arrived).await?;
+        let mut cursor = if from.goes_on { from } else { self.late_point(view, from, arrived).await? };
         let mut examined = 0_usize;
         loop {
             let missing = limit.saturating_sub(page.events.len());
@@ -80,7 +80,7 @@ impl Rooms {
                     page.end = Some(cursor);
                     return Ok(page);
                 }
-                cursor = point_past(&event, direction).knowing_from(arrived);
+                cursor = point_past(&event, direction).knowing_from(arrived).going_on();
                 examined = examined.saturating_add(1);
                 if visible && !known && wanted(&event) {
                     page.events.push(event);

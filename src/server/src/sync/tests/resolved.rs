@@ -142,5 +142,5 @@ async fn a_partial_room_is_slid_in_by_whom_it_suffices() {
     // Whom the timeline does not name, nobody asked for.
     assert_eq!(next["rooms"][id].get("required_state"), None, "{next}");
     assert_eq!(whole["rooms"][id]["initial"], true, "{whole}");
-    assert_eq!(whole["rooms"][id]["required_state"].as_array().unwrap().len(), 9);
+    assert_eq!(whole["rooms"][id]["required_state"].as_array().unwrap().len(), 8);
 }
