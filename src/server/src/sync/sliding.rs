@@ -2,7 +2,7 @@
 //!
 //! A request names lists, which are windows onto the user's rooms by activity, and single rooms. What an answer tells
 //! is what the client lacks of those, given what its connection was told before. That is kept in memory only
-//! ([`connection`]): after a restart clients are told to begin anew.
+//! (`connection`): after a restart clients are told to begin anew.
 //!
 //! <https://github.com/matrix-org/matrix-spec-proposals/blob/main/proposals/4186-simplified-sliding-sync.md>
 
