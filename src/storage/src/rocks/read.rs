@@ -153,8 +153,7 @@ impl Database {
     }
 
     /// Reads rows one by one, of one snapshot, if all of them are in memory. RocksDB's reads of many keys at once go to the
-    /// disk whatever they are told, keep nothing of what they read there, and may take a row that is not in memory for an
-    /// empty one.
+    /// disk whatever they are told, and keep nothing of what they read there.
     fn get_each(&self, keys: &[Key]) -> Result<Vec<Option<Bytes>>, ReadError> {
         let snapshot = self.db.snapshot();
         let mut options = read_options(Tier::Memory);
