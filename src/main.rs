@@ -6,7 +6,7 @@ use std::{
     process::ExitCode,
 };
 
-use allod_server::config::{self, Filled, Overrides, Problems};
+use allod_server::config::{self, Filled, Problems};
 use anyhow::Context;
 use clap::Parser;
 use tikv_jemallocator::Jemalloc;
@@ -84,8 +84,7 @@ fn run_fully(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Resul
 }
 
 fn check_config(file: &ConfigFile) -> anyhow::Result<()> {
-    let overrides = Overrides { server_name: file.server_name.clone() };
-    let config = config::load(&file.config, &overrides)?;
+    let config = file.load()?;
     serve::check(&config)?;
     user::say(&format!("{} is right: the server would be {}.", file.config.display(), config.server.name))
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use allod_server::config::Preset;
+use allod_server::config::{self, Config, Overrides, Preset, Problems};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ruma::{OwnedRoomId, OwnedServerName};
 
@@ -118,6 +118,23 @@ pub(crate) struct Check {
     pub(crate) strict: bool,
     #[command(flatten)]
     pub(crate) socket: Socket,
+}
+
+impl ConfigFile {
+    /// Reads it.
+    pub(crate) fn load(&self) -> Result<Config, Problems> {
+        config::load(&self.config, &Overrides { server_name: self.server_name.clone() })
+    }
+}
+
+impl Socket {
+    /// The configuration, and where the server's admin socket is.
+    pub(crate) fn load(&self) -> Result<(Config, PathBuf), Problems> {
+        let config = self.file.load()?;
+        let named = self.socket.clone();
+        let socket = named.unwrap_or_else(|| config.listeners.admin_socket(&config.server.data_dir));
+        Ok((config, socket))
+    }
 }
 
 /// What `allod fsck` is asked to do.

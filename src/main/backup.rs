@@ -8,7 +8,7 @@ use std::{
 use allod_server::{
     backups::{self, Repository, Snapshot, Sources, Staging},
     clock::Clock,
-    config::{self, Config, FederationMode, Overrides},
+    config::Config,
 };
 use anyhow::{Context, bail};
 use hyper::Method;
@@ -36,9 +36,7 @@ pub(crate) async fn run(command: Backup) -> anyhow::Result<()> {
 }
 
 async fn create(folder: &Path, keep: Option<usize>, socket: &Socket) -> anyhow::Result<()> {
-    let config = load(&socket.file)?;
-    let admin = socket.socket.clone();
-    let admin = admin.unwrap_or_else(|| config.listeners.admin_socket(&config.server.data_dir));
+    let (config, admin) = socket.load()?;
     let staging = Staging::enter(&config)?;
     let identity = copy_database(&config, &admin, &staging).await?;
     let checkpoint = staging.checkpoint();
@@ -130,7 +128,7 @@ async fn verify(
     scratch: Option<&Path>,
     file: &ConfigFile,
 ) -> anyhow::Result<()> {
-    let mut config = load(file)?;
+    let mut config = file.load()?;
     let scratch = match scratch {
         Some(scratch) => TempDir::with_prefix_in("allod-verify-", scratch)?,
         None => TempDir::with_prefix("allod-verify-")?,
@@ -138,8 +136,7 @@ async fn verify(
     // What is checked is a copy, and it says nothing to anybody.
     config.server.data_dir = scratch.path().join("data");
     config.media.folder = None;
-    config.federation.mode = FederationMode::Off;
-    config.backup.folder = None;
+    config.keep_to_itself();
     let repository = Repository::open(folder)?;
     let snapshot = choose(&repository, name)?;
     bring_back(&repository, &snapshot, &config)?;
@@ -162,11 +159,10 @@ async fn verify(
 
 /// Runs `allod restore`.
 pub(crate) async fn restore(options: Restore) -> anyhow::Result<()> {
-    let config = load(&options.socket.file).context(
-        "the configuration says where the data belongs; the one of that time is in the backup, as configuration/allod.toml",
+    let (config, socket) = options.socket.load().context(
+        "the configuration says where the data belongs; the one of that time is a file in the backup's objects, whose name the \
+         list in its snapshots has at configuration/allod.toml",
     )?;
-    let socket = options.socket.socket.clone();
-    let socket = socket.unwrap_or_else(|| config.listeners.admin_socket(&config.server.data_dir));
     if UnixStream::connect(&socket).await.is_ok() {
         bail!("the server is running; stop it first, for instance with `systemctl stop allod`");
     }
@@ -206,10 +202,6 @@ fn choose(repository: &Repository, name: Option<&str>) -> anyhow::Result<Snapsho
             repository.newest()?.context("there is no backup that can be used; `allod backup list` says more")
         }
     }
-}
-
-fn load(file: &ConfigFile) -> anyhow::Result<Config> {
-    Ok(config::load(&file.config, &Overrides { server_name: file.server_name.clone() })?)
 }
 
 /// A number of bytes for people.

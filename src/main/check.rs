@@ -1,7 +1,7 @@
 //! `allod check`: what on this machine, or in the configuration, will make trouble, and what to do about it. It changes
 //! nothing and asks nobody outside.
 
-use allod_server::config::{self, Config, Overrides};
+use allod_server::config::Config;
 use anyhow::bail;
 use serde_json::json;
 
@@ -85,11 +85,8 @@ impl Findings {
 
 /// Runs the command. An error if anything is wrong.
 pub(crate) fn run(options: &Check) -> anyhow::Result<()> {
-    let overrides = Overrides { server_name: options.socket.file.server_name.clone() };
-    let config = config::load(&options.socket.file.config, &overrides)?;
+    let (config, socket) = options.socket.load()?;
     serve::check(&config)?;
-    let socket = options.socket.socket.clone();
-    let socket = socket.unwrap_or_else(|| config.listeners.admin_socket(&config.server.data_dir));
     let mut findings = Findings::default();
     findings.good("configuration", format!("{} is right", options.socket.file.config.display()));
     check_all(&config, network::answers(&socket), &mut findings);

@@ -1,25 +1,20 @@
 //! `allod federation`: what is between this server and others.
 
-use allod_server::{
-    clock::Clock,
-    config::{self, Overrides},
-    identity::Identity,
-    random::Random,
-};
+use allod_server::{clock::Clock, identity::Identity, percent, random::Random};
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::Value;
 
 use crate::{
     arguments::{ConfigFile, Federation},
-    user::{client, percent_encoded, say, text},
+    user::{client, say, text},
 };
 
 /// Runs the command. An error if something is wrong.
 pub(crate) async fn run(command: Federation) -> anyhow::Result<()> {
     match command {
         Federation::Check { server, json, socket } => {
-            let path = format!("/_allod/admin/v1/federation/check/{}", percent_encoded(server.as_str()));
+            let path = format!("/_allod/admin/v1/federation/check/{}", percent::encoded(server.as_str()));
             let answer = client(&socket)?.send(Method::POST, &path, None).await?;
             if json {
                 say(&answer.to_string())?;
@@ -65,8 +60,7 @@ fn check(answer: &Value, quiet: bool) -> anyhow::Result<()> {
 }
 
 fn rotate_key(file: &ConfigFile) -> anyhow::Result<()> {
-    let overrides = Overrides { server_name: file.server_name.clone() };
-    let config = config::load(&file.config, &overrides)?;
+    let config = file.load()?;
     let path = config.server.data_dir.join("signing.key");
     let random = Random::secure().context("this machine gives no randomness")?;
     let version = Identity::rotate(&path, &random, Clock::system().now_ms())?;

@@ -3,10 +3,7 @@
 use std::path::Path;
 
 use allod_api::admin::room::report_json;
-use allod_server::{
-    config::{self, Config, Overrides},
-    numbers::RoomNumber,
-};
+use allod_server::{config::Config, numbers::RoomNumber, percent};
 use anyhow::{Context, bail};
 use hyper::Method;
 use ruma::OwnedRoomId;
@@ -17,7 +14,7 @@ use crate::{
     admin_client::AdminClient,
     arguments::Fsck,
     opened::Opened,
-    user::{percent_encoded, say, text},
+    user::{say, text},
 };
 
 /// Rooms between which progress is told.
@@ -33,10 +30,7 @@ enum Place {
 
 /// Runs the command. An error if something is wrong and stays so.
 pub(crate) async fn run(options: Fsck) -> anyhow::Result<()> {
-    let overrides = Overrides { server_name: options.socket.file.server_name.clone() };
-    let config = config::load(&options.socket.file.config, &overrides)?;
-    let socket = options.socket.socket.clone();
-    let socket = socket.unwrap_or_else(|| config.listeners.admin_socket(&config.server.data_dir));
+    let (config, socket) = options.socket.load()?;
     let place = Place::find(config, &socket).await?;
     let outcome = check_all(&options, &place).await;
     if let Place::Stopped(opened) = place {
@@ -166,7 +160,7 @@ impl Place {
     async fn check(&self, room: &OwnedRoomId, repair: bool) -> anyhow::Result<Value> {
         match self {
             Self::Running(client) => {
-                let path = format!("/_allod/admin/v1/rooms/{}/check", percent_encoded(room.as_str()));
+                let path = format!("/_allod/admin/v1/rooms/{}/check", percent::encoded(room.as_str()));
                 client.send(Method::POST, &path, Some(&json!({ "repair": repair }))).await
             }
             Self::Stopped(opened) => {

@@ -1,14 +1,8 @@
 //! `allod user`: accounts of the running server.
 
-use std::{
-    fmt::Write as _,
-    io::{self, BufRead, Write},
-};
+use std::io::{self, BufRead, Write};
 
-use allod_server::{
-    config::{self, Overrides},
-    random::Random,
-};
+use allod_server::{percent, random::Random};
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::{Value, json};
@@ -40,7 +34,7 @@ pub(crate) async fn run(command: User) -> anyhow::Result<()> {
         User::ResetPassword { name, password_stdin, keep_devices, socket } => {
             let password = Password::choose(password_stdin)?;
             let body = json!({ "password": password.text, "logout_devices": !keep_devices });
-            let path = format!("/_allod/admin/v1/users/{}/password", percent_encoded(&name));
+            let path = format!("/_allod/admin/v1/users/{}/password", percent::encoded(&name));
             let answer = client(&socket)?.send(Method::POST, &path, Some(&body)).await?;
             say(&format!("{} has a new password.", text(&answer, "user_id")))?;
             password.tell()
@@ -78,14 +72,14 @@ async fn list(client: &AdminClient, json: bool) -> anyhow::Result<()> {
 
 /// The way to the server that the arguments or the configuration name.
 pub(crate) fn client(socket: &Socket) -> anyhow::Result<AdminClient> {
+    // Where the socket is named, no configuration is needed.
     if let Some(socket) = &socket.socket {
         return Ok(AdminClient::new(socket.clone()));
     }
-    let overrides = Overrides { server_name: socket.file.server_name.clone() };
-    let config = config::load(&socket.file.config, &overrides).context(
+    let (_, socket) = socket.load().context(
         "the configuration says where the server's admin socket is; --socket PATH names it directly",
     )?;
-    Ok(AdminClient::new(config.listeners.admin_socket(&config.server.data_dir)))
+    Ok(AdminClient::new(socket))
 }
 
 /// A password for an account.
@@ -119,34 +113,10 @@ pub(crate) fn text<'a>(answer: &'a Value, key: &str) -> &'a str {
     answer.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// A name as one segment of a path.
-pub(crate) fn percent_encoded(name: &str) -> String {
-    let mut path = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            path.push(char::from(byte));
-        } else {
-            // Writing into a string cannot fail.
-            let _ = write!(path, "%{byte:02X}");
-        }
-    }
-    path
-}
-
 /// Prints a line; a reader that has gone away is no failure.
 pub(crate) fn say(line: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{line}") {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other.context("cannot write to standard output"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_one_segment() {
-        assert_eq!(percent_encoded("@a/b:c.example"), "%40a%2Fb%3Ac.example");
     }
 }

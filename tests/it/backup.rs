@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Output,
 };
@@ -164,6 +166,39 @@ async fn what_was_acknowledged_before_a_backup_is_there_after_the_disaster() {
     assert!(place.run(&["restore"], &[]).1.contains("stop it first"));
     server.stop();
     place.run_checked(&["fsck"]);
+}
+
+/// A bridge that is down has something waiting for it; opening a copy to verify it does not send it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verifying_a_backup_sends_nothing() {
+    let place = Place::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let registration = place.folder.path().join("bridge.yaml");
+    let text = format!(
+        "id: bridge\nurl: http://{port}\nas_token: a\nhs_token: h\nsender_localpart: bridge\n\
+         namespaces: {{ users: [{{ exclusive: false, regex: '@anna:.*' }}] }}\n"
+    );
+    fs::write(&registration, text).unwrap();
+    fs::set_permissions(&registration, fs::Permissions::from_mode(0o600)).unwrap();
+    let configuration = fs::read_to_string(place.configuration()).unwrap();
+    let section = format!("[appservices]\nregistrations = [\"{}\"]\n", registration.display());
+    fs::write(place.configuration(), configuration + &section).unwrap();
+    let server = place.start();
+    let mut http = Http::new(&server.address);
+    let anna = http.register("anna").await;
+    http.send(&anna, Method::POST, "/_matrix/client/v3/createRoom", json!({})).await.ok();
+    place.run_well(&["backup", "create"]);
+    server.kill();
+
+    let bridge = TcpListener::bind(port).unwrap();
+    bridge.set_nonblocking(true).unwrap();
+    place.run_well(&["backup", "verify"]);
+    assert!(bridge.accept().is_err(), "the copy spoke to the bridge");
+    // There was something to send: the server itself does so when it comes back.
+    let server = place.start();
+    bridge.set_nonblocking(false).unwrap();
+    bridge.accept().unwrap();
+    server.kill();
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use allod_server::{clock::Clock, config::Config};
+use allod_server::{
+    clock::Clock,
+    config::{Config, available_bytes},
+};
 
 use super::Findings;
 
@@ -36,12 +39,7 @@ fn files(findings: &mut Findings) {
 }
 
 fn memory(config: &Config, findings: &mut Findings) {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let kib = |name| {
-        let line = info.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<u64>().ok()
-    };
-    let Some(all) = kib("MemTotal:").map(|kib| kib.saturating_mul(1024)) else { return };
+    let Some(all) = available_bytes() else { return };
     let wanted = config.storage.memory_bytes().saturating_add(OTHER_MEMORY_BYTES);
     let (all_says, wanted_says) = (crate::backup::size(all), crate::backup::size(wanted));
     if wanted > all / 4 * 3 {

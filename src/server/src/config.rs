@@ -48,7 +48,7 @@ pub use self::{
     rooms::{ROOM_VERSIONS, Rooms, Who},
     secret::{Secret, SecretError, SecretFile},
     server::Server,
-    storage::Storage,
+    storage::{Storage, available_bytes},
     value::{ByteSize, Interval, ListenAddress, Network, Period, Rate},
 };
 
@@ -97,4 +97,16 @@ sections! {
     notices: Notices,
     limits: Limits,
     logging: Logging,
+}
+
+impl Config {
+    /// Lets a server over a copy of the data keep to itself: it sends nothing to other servers, push gateways and
+    /// application services, and makes no backups.
+    pub fn keep_to_itself(&mut self) {
+        self.federation.mode = FederationMode::Off;
+        self.push.enabled = false;
+        self.appservices.registrations.clear();
+        self.media.previews.clear();
+        self.backup.folder = None;
+    }
 }

@@ -32,6 +32,7 @@ pub mod notifications;
 pub mod numbers;
 pub mod outbox;
 pub mod passwords;
+pub mod percent;
 pub mod presence;
 pub mod profiles;
 pub mod push_rules;

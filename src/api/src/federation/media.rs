@@ -2,6 +2,8 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#content-repository>
 
+use std::time::Duration;
+
 use allod_server::{
     config::Refusable,
     media::{Content, Wanted},
@@ -34,30 +36,22 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 async fn get_content(app: App, origin: Origin, request: content::Request) -> Result<Response> {
     permit(&app, &origin, Refusable::Media)?;
-    let wanted = Wanted {
-        server: app.users.server_name(),
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: false,
-        account: true,
-    };
-    let content = app.media.content(wanted).await?;
+    let content = app.media.content(own(&app, &request.media_id, request.timeout_ms)).await?;
     in_parts(&app, content).await
 }
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
 async fn get_content_thumbnail(app: App, origin: Origin, request: thumbnail::Request) -> Result<Response> {
     permit(&app, &origin, Refusable::Media)?;
-    let wanted = Wanted {
-        server: app.users.server_name(),
-        media_id: &request.media_id,
-        wait: request.timeout_ms,
-        remote: false,
-        account: true,
-    };
+    let wanted = own(&app, &request.media_id, request.timeout_ms);
     let size = thumbnails::size(request.width, request.height, request.method.as_ref(), request.animated);
     let content = app.media.thumbnail(wanted, size).await?;
     in_parts(&app, content).await
+}
+
+/// A file of this server's: others are asked of the server that has them.
+fn own<'a>(app: &'a App, media_id: &'a str, wait: Duration) -> Wanted<'a> {
+    Wanted { remote: false, ..Wanted::by_account(app.users.server_name(), media_id, wait) }
 }
 
 async fn in_parts(app: &App, content: Content) -> Result<Response> {

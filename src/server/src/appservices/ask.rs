@@ -1,6 +1,6 @@
 //! Questions to application services: are they there, do they know a user or alias, whom do they know on other networks.
 
-use std::{fmt::Write as _, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -9,7 +9,10 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::{Appservices, Called, transport::CallError};
-use crate::bridges::{Bridge, BridgeIndex};
+use crate::{
+    bridges::{Bridge, BridgeIndex},
+    percent::encoded,
+};
 
 /// How long an answer to a question is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -84,13 +87,13 @@ impl Appservices {
 
     /// Whether an application service has made a user, asked because nobody else knows one of this name.
     pub async fn makes_user(&self, user_id: &UserId) -> bool {
-        let path = format!("/_matrix/app/v1/users/{}", escaped(user_id.as_str()));
+        let path = format!("/_matrix/app/v1/users/{}", encoded(user_id.as_str()));
         self.any_makes(self.0.sources.bridges.of_user(user_id), &path).await
     }
 
     /// Whether an application service has made a room with an alias.
     pub async fn makes_alias(&self, alias: &RoomAliasId) -> bool {
-        let path = format!("/_matrix/app/v1/rooms/{}", escaped(alias.as_str()));
+        let path = format!("/_matrix/app/v1/rooms/{}", encoded(alias.as_str()));
         self.any_makes(self.0.sources.bridges.of_alias(alias), &path).await
     }
 
@@ -123,7 +126,7 @@ impl Appservices {
 
     /// What they say of one network, their instances of it together; none if nobody connects it.
     pub async fn protocol(&self, name: &str) -> Option<Value> {
-        let path = format!("/_matrix/app/v1/thirdparty/protocol/{}", escaped(name));
+        let path = format!("/_matrix/app/v1/thirdparty/protocol/{}", encoded(name));
         let mut answers = self.ask(|bridge| connects(bridge, name), &path).await.into_iter();
         let mut first = answers.next().filter(Value::is_object)?;
         for other in answers {
@@ -146,7 +149,7 @@ impl Appservices {
             return None;
         }
         let path =
-            format!("/_matrix/app/v1/thirdparty/{}/{}{}", what.in_path(), escaped(protocol), query(fields));
+            format!("/_matrix/app/v1/thirdparty/{}/{}{}", what.in_path(), encoded(protocol), query(fields));
         Some(lists(self.ask(|bridge| connects(bridge, protocol), &path).await))
     }
 
@@ -217,20 +220,6 @@ fn lists(answers: Vec<Value>) -> Vec<Value> {
 
 fn query(fields: &[(String, String)]) -> String {
     let pairs: Vec<String> =
-        fields.iter().map(|(key, value)| format!("{}={}", escaped(key), escaped(value))).collect();
+        fields.iter().map(|(key, value)| format!("{}={}", encoded(key), encoded(value))).collect();
     if pairs.is_empty() { String::new() } else { format!("?{}", pairs.join("&")) }
-}
-
-/// A text as part of a path or query.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
 }

@@ -49,7 +49,7 @@ fn default_memory_bytes(available: Option<u64>) -> u64 {
 }
 
 /// The memory of this machine, or of the control group that we are in if that has less.
-fn available_bytes() -> Option<u64> {
+pub fn available_bytes() -> Option<u64> {
     let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
     let total_kib =
         meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next())?;

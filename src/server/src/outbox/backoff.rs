@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::random::Random;
+use crate::{random::Random, retry};
 
 /// The first pause.
 const FIRST: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ impl Backoff {
     pub(super) fn failed(&mut self, now_ms: u64, random: &Random) {
         self.fail_since_ms.get_or_insert(now_ms);
         self.failures = self.failures.saturating_add(1);
-        let pause = pause(self.failures, u64::from_be_bytes(random.bytes()));
+        let pause = retry::pause(self.failures, FIRST, LONGEST, random);
         self.next_at_ms = now_ms.saturating_add(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
     }
 
@@ -49,14 +49,6 @@ impl Backoff {
     }
 }
 
-/// Doubles with every failure, and lies between half of that and all of it, so that many do not come back at once.
-fn pause(failures: u32, chance: u64) -> Duration {
-    let doubled = FIRST.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
-    let whole = u64::try_from(doubled.min(LONGEST).as_millis()).unwrap_or(u64::MAX);
-    let half = whole / 2;
-    Duration::from_millis(half.saturating_add(chance.checked_rem(half.max(1)).unwrap_or_default()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,7 +66,13 @@ mod tests {
             last = wait;
         }
         for failures in [20, 32, 33, 1_000] {
-            assert!(pause(failures, u64::MAX) <= LONGEST && pause(failures, 0) >= LONGEST / 2);
+            let mut long = Backoff { failures: failures - 1, ..backoff };
+            long.failed(1_000, &random);
+            assert!(
+                (LONGEST / 2..=LONGEST).contains(&long.wait(1_000)),
+                "{failures}: {:?}",
+                long.wait(1_000)
+            );
         }
         assert_eq!(backoff.fail_since_ms, Some(1_000));
         backoff.woken();

@@ -1,55 +1,41 @@
 //! Paths of the requests, their parts percent-encoded.
 
-use std::fmt::Write as _;
-
 use ruma::{EventId, RoomId, RoomVersionId, UserId};
 
-const BASE: &str = "/_matrix/federation";
+use crate::percent::encoded;
 
-/// Escapes everything but what never needs to be.
-fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len().saturating_mul(2));
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
-}
+const BASE: &str = "/_matrix/federation";
 
 /// `GET /_matrix/federation/v1/make_join/{roomId}/{userId}`, or another such endpoint.
 pub(super) fn make(endpoint: &str, room_id: &RoomId, user_id: &UserId, versions: &[RoomVersionId]) -> String {
     let mut path =
-        format!("{BASE}/v1/{endpoint}/{}/{}", escaped(room_id.as_str()), escaped(user_id.as_str()));
+        format!("{BASE}/v1/{endpoint}/{}/{}", encoded(room_id.as_str()), encoded(user_id.as_str()));
     for (index, version) in versions.iter().enumerate() {
         path.push(if index == 0 { '?' } else { '&' });
         path.push_str("ver=");
-        path.push_str(&escaped(version.as_str()));
+        path.push_str(&encoded(version.as_str()));
     }
     path
 }
 
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`, or another such endpoint.
 pub(super) fn send(endpoint: &str, version: u8, room_id: &RoomId, event_id: &EventId) -> String {
-    format!("{BASE}/v{version}/{endpoint}/{}/{}", escaped(room_id.as_str()), escaped(event_id.as_str()))
+    format!("{BASE}/v{version}/{endpoint}/{}/{}", encoded(room_id.as_str()), encoded(event_id.as_str()))
 }
 
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`, or the like of it.
 pub(super) fn state(endpoint: &str, room_id: &RoomId, event_id: &EventId) -> String {
-    format!("{BASE}/v1/{endpoint}/{}?event_id={}", escaped(room_id.as_str()), escaped(event_id.as_str()))
+    format!("{BASE}/v1/{endpoint}/{}?event_id={}", encoded(room_id.as_str()), encoded(event_id.as_str()))
 }
 
 /// `PUT /_matrix/federation/v1/exchange_third_party_invite/{roomId}`
 pub(super) fn exchange(room_id: &RoomId) -> String {
-    format!("{BASE}/v1/exchange_third_party_invite/{}", escaped(room_id.as_str()))
+    format!("{BASE}/v1/exchange_third_party_invite/{}", encoded(room_id.as_str()))
 }
 
 /// `GET /_matrix/federation/v1/event/{eventId}`
 pub(super) fn event(event_id: &EventId) -> String {
-    format!("{BASE}/v1/event/{}", escaped(event_id.as_str()))
+    format!("{BASE}/v1/event/{}", encoded(event_id.as_str()))
 }
 
 #[cfg(test)]
@@ -59,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_escaped() {
+    fn parts_are_encoded() {
         let versions = [RoomVersionId::V10, RoomVersionId::V11];
         assert_eq!(
             make("make_join", room_id!("!a/b:c.example"), user_id!("@d+e:f.example"), &versions),
