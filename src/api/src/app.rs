@@ -21,6 +21,7 @@ use allod_server::{
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media, Previews},
+    metrics::{Metrics, Observed},
     notifications::Notifications,
     outbox::Outbox,
     passwords::PasswordError,
@@ -184,6 +185,8 @@ pub struct Services {
     pub checkpoints: Checkpoints,
     /// Whom this server has spoken to.
     pub egress: Egress,
+    /// What the server counts about itself.
+    pub metrics: Metrics,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -231,8 +234,9 @@ impl App {
         let outside = (reach.federation.as_ref(), &reach.egress);
         let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { config, clock, random, tasks, .. } = base;
+        let Base { config, clock, random, tasks, .. } = base.clone();
         Ok(Self(Arc::new(Services {
+            metrics: open_metrics(&base, &user_data.wakes, &reach),
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
             config,
@@ -285,6 +289,20 @@ impl App {
             boot: random.token(6),
         })))
     }
+}
+
+fn open_metrics(base: &Base, wakes: &Wakes, reach: &Reach) -> Metrics {
+    let observed = Observed {
+        store: base.database.store().clone(),
+        config: base.config.clone(),
+        tasks: base.tasks.clone(),
+        wakes: wakes.clone(),
+        egress: reach.egress.clone(),
+        outbox: reach.outbox.clone(),
+        inbound: reach.inbound.clone(),
+        started_ms: base.clock.now_ms(),
+    };
+    Metrics::new(env!("CARGO_PKG_VERSION"), observed)
 }
 
 fn open_settings(base: &Base) -> (AccountData, PushRules) {
