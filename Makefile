@@ -86,5 +86,5 @@ deb: ## Build the Debian package
 .PHONY: test-package
 test-package: ## Install, upgrade, break and remove the Debian package in a clean Debian (needs root)
 	@packaging/setup build package
-	@$(CARGO) build --bin allod
+	@$(CARGO) build --workspace
 	@. packaging/env && tests/package/run "$$CARGO_TARGET_DIR/debug/allod"

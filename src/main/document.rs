@@ -102,7 +102,7 @@ fn push_argument(text: &mut String, argument: &clap::Arg) {
 /// With a full stop, which the declarations lose.
 fn sentence(text: &str) -> String {
     let text = text.trim().replace('\n', " ");
-    if text.is_empty() || text.ends_with(['.', '!', '?', ']']) { text } else { format!("{text}.") }
+    if text.is_empty() || text.ends_with(['.', '!', '?']) { text } else { format!("{text}.") }
 }
 
 fn push(text: &mut String, line: &str) {
