@@ -29,15 +29,15 @@ fn the_book_has_all_pages_and_its_links_lead_somewhere() {
     let docs = root().join("docs");
     let summary = fs::read_to_string(docs.join("SUMMARY.md")).unwrap();
     let mut broken = Vec::new();
-    for entry in fs::read_dir(&docs).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") && name != "SUMMARY.md" && !summary.contains(&format!("({name})")) {
+    let pages = fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
+    let pages: Vec<_> = pages.filter(|path| path.extension().is_some_and(|kind| kind == "md")).collect();
+    for page in &pages {
+        let name = page.file_name().unwrap().to_string_lossy();
+        if name != "SUMMARY.md" && !summary.contains(&format!("({name})")) {
             broken.push(format!("{name} is not in SUMMARY.md"));
         }
     }
-    let pages = fs::read_dir(&docs).unwrap().map(|entry| entry.unwrap().path());
-    let pages = pages.filter(|path| path.extension().is_some_and(|kind| kind == "md"));
-    for page in pages.chain([root().join("README.md")]) {
+    for page in pages.into_iter().chain([root().join("README.md")]) {
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let path = link.split('#').next().unwrap_or_default();

@@ -58,7 +58,7 @@ async fn the_page_is_what_prometheus_reads() {
         let (what, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or(""));
         match what {
             "HELP" => {
-                assert!(helped.insert(name) && !rest.is_empty(), "{name} is explained twice or not at all")
+                assert!(helped.insert(name) && !rest.is_empty(), "{name} is explained twice or not at all");
             }
             "TYPE" => assert_eq!(kinds.insert(name, rest), None, "{name} is declared twice"),
             other => panic!("{other} is no comment of the format"),
