@@ -48,6 +48,7 @@ mod lookup;
 pub mod membership;
 pub mod mutual;
 pub mod outside;
+pub mod overview;
 pub mod pagination;
 pub mod partial;
 pub mod policy;
