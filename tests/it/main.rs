@@ -16,6 +16,7 @@ mod backup;
 mod bad_input;
 mod crash;
 mod disk_full;
+mod encryption;
 mod erasure;
 mod federation;
 mod first_chat;

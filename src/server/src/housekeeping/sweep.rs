@@ -16,7 +16,7 @@ use crate::{
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         appservices::AppserviceQueue,
         inbound::{InboundTransaction, RemoteKeyList, StrandedEvent},
-        inbox::ToDeviceTransaction,
+        inbox::{ToDeviceProgress, ToDeviceTransaction},
         keys::DeviceListChange,
         outbox::QueuedEdu,
         rooms::Transaction,
@@ -86,6 +86,14 @@ impl Aged for ToDeviceTransaction {
     }
 }
 
+impl Aged for ToDeviceProgress {
+    const IN_ORDER: bool = true;
+
+    fn since_ms(key: &Self::Key, _: &Self::Value, _: &Times) -> u64 {
+        u64::from(key.0).saturating_add(1).saturating_mul(DAY_MS)
+    }
+}
+
 impl Aged for DeviceListChange {
     const IN_ORDER: bool = true;
 
@@ -149,7 +157,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 11] {
+fn sweeps() -> [Sweep; 12] {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -165,6 +173,7 @@ fn sweeps() -> [Sweep; 11] {
         of::<OpenIdToken>(),
         of::<Transaction>(),
         of::<ToDeviceTransaction>(),
+        of::<ToDeviceProgress>(),
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
         of::<StrandedEvent>(),
