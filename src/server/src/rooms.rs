@@ -45,6 +45,7 @@ pub mod fsck;
 pub mod hierarchy;
 pub mod ingest;
 mod lookup;
+mod media;
 pub mod membership;
 pub mod mutual;
 pub mod outside;

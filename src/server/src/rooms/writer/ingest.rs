@@ -334,6 +334,7 @@ impl Writer {
             self.put_history(number, &event.record, &mut write);
             if event.redacted_by.is_none() {
                 self.put_words(pdu, event.record.depth, number, &mut write);
+                self.put_media(pdu, event.record.sender, number, &mut write);
             }
             self.relate_received(pdu, &event, &mut write).await?;
         }
