@@ -46,7 +46,7 @@ impl Inner {
     }
 
     /// Whose keys changed, among those who share a room.
-    async fn changed_keys(
+    pub(super) async fn changed_keys(
         &self,
         reader: Whereabouts<'_>,
         since: Position,
@@ -69,7 +69,7 @@ impl Inner {
         Ok(users)
     }
 
-    async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {
+    pub(super) async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {
         let numbers: Vec<_> = users.iter().map(UserNumber).collect();
         Ok(self.sources.users.ids(&numbers).await?.into_iter().flatten().collect())
     }
