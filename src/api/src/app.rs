@@ -22,7 +22,7 @@ use allod_server::{
     keys::Keys,
     media::{self, Media, Previews},
     notifications::Notifications,
-    outbox::Outbox,
+    outbox::{Outbox, ledger::Ledger},
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -184,6 +184,8 @@ pub struct Services {
     pub checkpoints: Checkpoints,
     /// Whom this server has spoken to.
     pub egress: Egress,
+    /// What other servers were given.
+    pub ledger: Ledger,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -231,7 +233,7 @@ impl App {
         let outside = (reach.federation.as_ref(), &reach.egress);
         let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { config, clock, random, tasks, .. } = base;
+        let Base { database, config, clock, random, tasks, .. } = base;
         Ok(Self(Arc::new(Services {
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
@@ -280,6 +282,7 @@ impl App {
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,
             egress: reach.egress,
+            ledger: Ledger::new(database),
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
