@@ -21,6 +21,7 @@ use allod_server::{
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media, Previews},
+    metrics::{Metrics, Observed},
     notifications::Notifications,
     outbox::{Outbox, ledger::Ledger},
     passwords::PasswordError,
@@ -186,6 +187,8 @@ pub struct Services {
     pub egress: Egress,
     /// What other servers were given.
     pub ledger: Ledger,
+    /// What the server counts about itself.
+    pub metrics: Metrics,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -233,8 +236,9 @@ impl App {
         let outside = (reach.federation.as_ref(), &reach.egress);
         let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { database, config, clock, random, tasks, .. } = base;
+        let Base { database, config, clock, random, tasks, .. } = base.clone();
         Ok(Self(Arc::new(Services {
+            metrics: open_metrics(&base, &user_data.wakes, &reach),
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
             config,
@@ -288,6 +292,20 @@ impl App {
             boot: random.token(6),
         })))
     }
+}
+
+fn open_metrics(base: &Base, wakes: &Wakes, reach: &Reach) -> Metrics {
+    let observed = Observed {
+        store: base.database.store().clone(),
+        config: base.config.clone(),
+        tasks: base.tasks.clone(),
+        wakes: wakes.clone(),
+        egress: reach.egress.clone(),
+        outbox: reach.outbox.clone(),
+        inbound: reach.inbound.clone(),
+        started_ms: base.clock.now_ms(),
+    };
+    Metrics::new(env!("CARGO_PKG_VERSION"), observed)
 }
 
 fn open_settings(base: &Base) -> (AccountData, PushRules) {

@@ -169,6 +169,11 @@ impl Inbound {
         self.0.staging.idle().await;
     }
 
+    /// How many events wait for their rooms, and for how many rooms.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.0.staging.waiting()
+    }
+
     /// The turn of a server; the entry goes with the last who waits.
     fn turn(&self, server: &ruma::ServerName) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.0.turns.lock().unwrap_or_else(PoisonError::into_inner);

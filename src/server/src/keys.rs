@@ -1,9 +1,11 @@
 //! Keys that clients upload: of devices, for one use, for fallback, for cross-signing, and signatures of them.
 //!
 //! What can be verified is verified before it is stored: a signature that does not fit its key is never shown to anybody.
-//! Keys of users of other servers are not this service's business.
+//! Keys of users of other servers are not this service's business, but what its users signed of them is.
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#end-to-end-encryption>
+
+use std::{borrow::Cow, sync::Arc};
 
 use allod_storage::{CommitError, Position};
 use roaring::RoaringBitmap;
@@ -18,6 +20,7 @@ use crate::{
 };
 
 mod claim;
+mod claimable;
 mod cross_signing;
 mod object;
 mod query;
@@ -27,7 +30,7 @@ mod upload;
 pub use claim::{Claimed, Claims};
 pub use cross_signing::{Confirmation, CrossSigningUpload};
 pub use query::Queried;
-pub use signatures::{SignatureFailure, SignatureFailures, SignedObjects};
+pub use signatures::{RemoteMasters, SignatureFailure, SignatureFailures, SignedObjects};
 pub use upload::Upload;
 
 /// How often a write is tried again when someone else was faster.
@@ -46,7 +49,10 @@ pub enum KeyError {
     NotYours,
     /// A signature is missing or does not fit.
     #[error("{0}")]
-    Signature(&'static str),
+    Signature(Cow<'static, str>),
+    /// What should be a key is none.
+    #[error("{0}")]
+    Invalid(Cow<'static, str>),
     /// Another key has to be there first, or in the same request.
     #[error("there is no master key")]
     NoMasterKey,
@@ -106,12 +112,13 @@ pub struct Keys {
     database: Database,
     users: Users,
     devices: Devices,
+    queues: Arc<claim::Queues>,
 }
 
 impl Keys {
     /// Over a database, and the devices that keys belong to.
     pub fn new(database: Database, users: Users, devices: Devices) -> Self {
-        Self { database, users, devices }
+        Self { database, users, devices, queues: Arc::default() }
     }
 
     /// What a device has left to be claimed, now.

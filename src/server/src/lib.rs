@@ -28,6 +28,7 @@ pub mod keys;
 pub mod last_changes;
 pub mod log;
 pub mod media;
+pub mod metrics;
 pub mod notifications;
 pub mod numbers;
 pub mod outbox;

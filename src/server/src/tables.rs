@@ -133,6 +133,7 @@ pub trait Stored: Serialize + DeserializeOwned {
     const VERSION: u8 = 1;
 }
 
+impl Stored for u32 {}
 impl Stored for u64 {}
 impl Stored for String {}
 impl Stored for crate::numbers::EventNumber {}

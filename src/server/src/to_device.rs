@@ -1,10 +1,11 @@
 //! Messages from device to device: sent once, kept until the device says that it has them.
 //!
-//! A device's inbox has an end: what comes when it is full is dropped, so that an abandoned device cannot stop others
-//! from sending to everybody else. Messages for users of other servers are rows of the outbox.
+//! A device's inbox has an end, in number and in time. Who sends to full ones only is told so; a message for many devices
+//! goes to the others, so that an abandoned device cannot keep keys from everybody else, and what it does not get is
+//! counted. Messages for users of other servers are rows of the outbox.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -18,18 +19,23 @@ use crate::{
     devices::Devices,
     federation::policy::Policy,
     log::Happened,
-    numbers::{DeviceNumber, UserNumber},
+    numbers::{DeviceNumber, Hash128, UserNumber},
     tables::{
         accounts::Device,
-        inbox::{StoredMessage, ToDeviceMessage, ToDeviceTransaction},
+        inbox::{
+            InboxAge, StoredMessage, ToDeviceMessage, ToDeviceProgress, ToDeviceProgressRow,
+            ToDeviceTransaction,
+        },
     },
     users::Users,
 };
 
+mod limits;
 mod remote;
 
-/// Most messages that wait for a device.
-pub const INBOX_MESSAGES_MAX: u32 = 10_000;
+use limits::Sorted;
+pub use limits::{INBOX_DAYS_MAX, INBOX_MESSAGES_MAX, Waiting};
+
 /// Most messages in one answer, but for those of one commit, which stay together.
 pub const RECEIVED_MAX: usize = 100;
 /// Longest message, as the device gets it, in bytes.
@@ -103,6 +109,26 @@ struct Inner {
 /// A message for one device.
 type Addressed = (UserNumber, DeviceNumber, String);
 
+/// A part of a transaction that is about to be sent.
+struct Part<'a> {
+    sender: DeviceNumber,
+    hash: Hash128,
+    /// How far it is done, and the day of that note.
+    progress: Option<(u32, ToDeviceProgressRow)>,
+    /// Devices for which nothing waited.
+    waking: &'a [(UserNumber, DeviceNumber)],
+}
+
+/// What became of a part.
+enum Sent {
+    /// It was sent, and there is more.
+    Part,
+    /// With it all is sent.
+    Whole,
+    /// All was sent before.
+    Before,
+}
+
 impl ToDevice {
     /// Over a database, and the devices that `*` stands for.
     pub fn new(database: Database, users: Users, devices: Devices, clock: Clock) -> Self {
@@ -125,18 +151,43 @@ impl ToDevice {
         txn_id: &str,
         messages: &Messages,
     ) -> Result<(), ToDeviceError> {
-        self.send_elsewhere(sender, event_type, txn_id, messages).await?;
         let addressed = self.address(sender.user_id, event_type, messages).await?;
-        let wanted = addressed.len();
-        let addressed = self.drop_overflow(addressed).await?;
-        if wanted > 0 && addressed.is_empty() {
+        let sorted = self.sort_out(addressed).await?;
+        let reaches_nobody = sorted.kept.is_empty() && !sorted.refused.is_empty();
+        if reaches_nobody && messages.keys().all(|user_id| self.0.users.is_local(user_id)) {
             return Err(ToDeviceError::Full);
         }
-        for (part, messages) in (0_u32..).zip(into_commits(addressed)) {
-            let transaction = format!("{event_type}\0{txn_id}\0{part}");
-            self.commit(sender.device, &transaction, messages).await?;
+        self.send_elsewhere(sender, event_type, txn_id, messages).await?;
+        self.send_here(sender.device, &format!("{event_type}\0{txn_id}"), sorted).await
+    }
+
+    /// Sends what was addressed, as a transaction of a device.
+    async fn send_here(
+        &self,
+        sender: DeviceNumber,
+        transaction: &str,
+        sorted: Sorted,
+    ) -> Result<(), ToDeviceError> {
+        let hash = self.0.database.hash("to-device transaction", transaction);
+        let Sorted { mut kept, refused, waking } = sorted;
+        loop {
+            let progress = self.progress(sender, hash).await?;
+            if let Some((_, done)) = &progress {
+                kept.retain(|(user, device, _)| (*user, *device) > (done.user, done.device));
+            }
+            let part = Part { sender, hash, progress, waking: &waking };
+            match self.commit(&part, &mut kept).await? {
+                Sent::Part => {}
+                Sent::Whole => break,
+                Sent::Before => {
+                    // They were counted when they were sent.
+                    let mut waiting = self.waiting();
+                    waiting.retain(|device, _| !kept.iter().any(|(_, sent, _)| sent == device));
+                    return Ok(());
+                }
+            }
         }
-        Ok(())
+        Ok(self.count_refused(&refused).await?)
     }
 
     /// Delivers messages of a user of another server. The same message id of the same sender again is done already.
@@ -147,8 +198,9 @@ impl ToDevice {
         message_id: &str,
         messages: &Messages,
     ) -> Result<(), ToDeviceError> {
-        let transaction = format!("{sender}\0{message_id}");
-        self.send(Sender { user_id: sender, device: REMOTE }, event_type, &transaction, messages).await
+        let addressed = self.address(sender, event_type, messages).await?;
+        let sorted = self.sort_out(addressed).await?;
+        self.send_here(REMOTE, &format!("{event_type}\0{sender}\0{message_id}"), sorted).await
     }
 
     /// What waits for a device up to a position. Messages up to `acknowledged` have arrived and are deleted.
@@ -167,6 +219,12 @@ impl ToDevice {
                 write.delete::<ToDeviceMessage>(key);
             }
             if arrived > 0 {
+                // It is in use: what is left has not waited for long.
+                if arrived == page.rows.len() && !page.more {
+                    write.delete::<InboxAge>(&(user, device));
+                } else {
+                    write.put::<InboxAge>(&(user, device), &self.today());
+                }
                 self.waiting().remove(&device);
                 let deleted = self.0.database.submit(write);
                 if page.more && arrived == page.rows.len() {
@@ -203,75 +261,73 @@ impl ToDevice {
                 addressed.extend(wanted.map(|device| (user, device.number, event.clone())));
             }
         }
+        // The same order each time, so that a transaction that was cut into parts goes on where it was.
+        addressed.sort_by_key(|(user, device, _)| (*user, *device));
         Ok(addressed)
     }
 
-    /// Keeps what the inboxes have room for.
-    async fn drop_overflow(&self, addressed: Vec<Addressed>) -> Result<Vec<Addressed>, Error> {
-        let mut kept = Vec::with_capacity(addressed.len());
-        for message in addressed {
-            let (user, device, _) = message;
-            let known = self.waiting().get(&device).copied();
-            let waiting = match known {
-                Some(waiting) => waiting,
-                None => self.count(user, device).await?,
-            };
-            if waiting < INBOX_MESSAGES_MAX {
-                self.waiting().insert(device, waiting.saturating_add(1));
-                kept.push(message);
-            } else {
-                tracing::debug!(device = device.0, "inbox full, message dropped");
-            }
-        }
-        Ok(kept)
-    }
-
-    async fn count(&self, user: UserNumber, device: DeviceNumber) -> Result<u32, Error> {
-        let mut range = Range::<ToDeviceMessage>::prefix(&(user, device));
-        let mut count = 0_u32;
-        loop {
-            let page = self.0.database.scan(&range).await?;
-            count = count.saturating_add(u32::try_from(page.rows.len()).unwrap_or(u32::MAX));
-            match page.rows.last() {
-                Some((last, _)) if page.more && count < INBOX_MESSAGES_MAX => {
-                    range = range.continued_after(last);
-                }
-                _ => return Ok(count),
-            }
-        }
-    }
-
-    /// Commits messages with the mark that this part of the transaction is done; nothing happens if it is already.
-    async fn commit(
+    /// How far a transaction is done that was cut into parts, and the day of that note.
+    async fn progress(
         &self,
         sender: DeviceNumber,
-        transaction: &str,
-        mut messages: Vec<Addressed>,
-    ) -> Result<(), CommitError> {
-        let hash = self.0.database.hash("to-device transaction", transaction);
+        hash: Hash128,
+    ) -> Result<Option<(u32, ToDeviceProgressRow)>, Error> {
         let today = self.today();
+        for day in [today, today.saturating_sub(1)] {
+            if let Some(row) = self.0.database.get::<ToDeviceProgress>(&(day, sender, hash)).await? {
+                return Ok(Some((day, row)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Commits as many messages as fit, with the mark that the transaction is done up to there; nothing happens if all of
+    /// it is done already. Messages for devices that are gone leave `messages`.
+    async fn commit(&self, part: &Part<'_>, messages: &mut Vec<Addressed>) -> Result<Sent, CommitError> {
+        let (sender, hash, today) = (part.sender, part.hash, self.today());
         loop {
+            let fitting = fitting(messages);
             let mut write = Write::new();
             let done = [today, today.saturating_sub(1)]
                 .map(|day| write.absent::<ToDeviceTransaction>(&(day, sender, hash)));
-            write.put::<ToDeviceTransaction>(&(today, sender, hash), &());
-            let (mut targets, mut seen) = (BTreeMap::new(), BTreeSet::new());
-            for (number, (user, device, event)) in (0..).zip(&messages) {
+            let moved = match &part.progress {
+                Some((day, row)) => write.equals::<ToDeviceProgress>(&(*day, sender, hash), row),
+                None => write.absent::<ToDeviceProgress>(&(today, sender, hash)),
+            };
+            match messages.get(..fitting).and_then(<[_]>::last) {
+                Some((user, device, _)) if fitting < messages.len() => {
+                    let row = ToDeviceProgressRow { user: *user, device: *device };
+                    let day = part.progress.as_ref().map_or(today, |(day, _)| *day);
+                    write.put::<ToDeviceProgress>(&(day, sender, hash), &row);
+                }
+                _ => write.put::<ToDeviceTransaction>(&(today, sender, hash), &()),
+            }
+            let mut targets = BTreeMap::new();
+            let mut last = None;
+            for (number, (user, device, event)) in (0..).zip(messages.iter().take(fitting)) {
                 let event = StoredMessage { event: event.clone() };
                 write.put::<ToDeviceMessage>(&(*user, *device, Position::PENDING, number), &event);
+                if last.replace(*device) == Some(*device) {
+                    continue;
+                }
                 write.log(Happened::ToDevice { user: *user, device: *device });
-                if seen.insert(*device) {
-                    targets.insert(write.exists::<Device>(&(*user, *device)), *device);
+                targets.insert(write.exists::<Device>(&(*user, *device)), *device);
+                if part.waking.contains(&(*user, *device)) {
+                    write.put::<InboxAge>(&(*user, *device), &today);
                 }
             }
             match self.0.database.commit(write).await {
-                Err(CommitError::Conflict(check)) if done.contains(&check) => return Ok(()),
+                Err(CommitError::Conflict(check)) if done.contains(&check) => return Ok(Sent::Before),
+                // The same request is done twice at once, and the other one is ahead.
+                Err(CommitError::Conflict(check)) if check == moved => return Ok(Sent::Part),
                 // A device was deleted meanwhile; the others still get theirs.
                 Err(CommitError::Conflict(check)) => {
                     let gone = targets.get(&check).copied();
                     messages.retain(|(_, device, _)| Some(*device) != gone);
                 }
-                outcome => return outcome.map(drop),
+                Err(error) => return Err(error),
+                Ok(_) if fitting < messages.len() => return Ok(Sent::Part),
+                Ok(_) => return Ok(Sent::Whole),
             }
         }
     }
@@ -296,22 +352,18 @@ fn event(sender: &UserId, event_type: &str, content: &RawValue) -> Result<String
     event.ok().filter(|event| event.len() <= MESSAGE_BYTES_MAX).ok_or(ToDeviceError::TooLarge)
 }
 
-/// Cuts messages into commits that fit the store; at least one, so that an empty transaction is remembered too.
-fn into_commits(messages: Vec<Addressed>) -> Vec<Vec<Addressed>> {
-    let mut commits = vec![Vec::new()];
-    let mut bytes = 0_usize;
-    for message in messages {
-        let size = message.2.len().saturating_add(ROW_BYTES);
-        bytes = bytes.saturating_add(size);
-        if bytes > COMMIT_BYTES_MAX {
-            commits.push(Vec::new());
-            bytes = size;
+/// How many of the messages fit a commit: those for one device are never separated.
+fn fitting(messages: &[Addressed]) -> usize {
+    let (mut fitting, mut bytes) = (0_usize, 0_usize);
+    for of_device in messages.chunk_by(|one, other| one.1 == other.1) {
+        let size = |(_, _, event): &Addressed| event.len().saturating_add(ROW_BYTES);
+        bytes = of_device.iter().map(size).fold(bytes, usize::saturating_add);
+        if bytes > COMMIT_BYTES_MAX && fitting > 0 {
+            break;
         }
-        if let Some(commit) = commits.last_mut() {
-            commit.push(message);
-        }
+        fitting = fitting.saturating_add(of_device.len());
     }
-    commits
+    fitting
 }
 
 /// The first messages up to a position, never only a part of a commit. `more`: there are others behind these rows.

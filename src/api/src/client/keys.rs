@@ -159,8 +159,9 @@ async fn upload_signatures(
             (user_id.clone(), keys.iter().map(|(id, key)| (id.to_owned(), key.to_owned())).collect())
         })
         .collect();
+    let masters = remote_keys::masters(&app, caller.user, objects.keys().cloned()).await?;
     let mut response = upload_signatures::Response::new();
-    for (user_id, failures) in app.keys.add_signatures(owner(&caller), &objects).await? {
+    for (user_id, failures) in app.keys.add_signatures(owner(&caller), &objects, &masters).await? {
         let failures = failures.into_iter().filter_map(|(id, failure)| Some((id, described(failure)?)));
         response.failures.insert(user_id, failures.collect());
     }
@@ -185,6 +186,7 @@ impl From<KeyError> for Error {
             KeyError::Signature(message) => {
                 Self::custom(StatusCode::BAD_REQUEST, "M_INVALID_SIGNATURE", message)
             }
+            KeyError::Invalid(message) => Self::invalid_param(message),
             KeyError::NoMasterKey => Self::missing_param("There is no master key"),
             KeyError::DeviceId => Self::forbidden("The key has the id of one of your devices"),
             // Worded as other servers do: clients look for it.

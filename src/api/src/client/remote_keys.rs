@@ -5,7 +5,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use allod_server::{federation::client::ClientError, keys::Queried, numbers::UserNumber};
+use allod_server::{
+    federation::client::ClientError,
+    keys::{Queried, RemoteMasters},
+    numbers::UserNumber,
+};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId,
     api::client::keys::{claim_keys::v3 as claim, get_keys::v3 as query},
@@ -31,10 +35,26 @@ pub(super) async fn query(
         response.failures = unasked(wanted.keys());
         return Ok(());
     };
-    let (queried, failures) = remote_keys.query(asking, wanted, patience.unwrap_or(PATIENCE)).await?;
+    let (mut queried, failures) = remote_keys.query(asking, wanted, patience.unwrap_or(PATIENCE)).await?;
+    app.keys.add_own_signatures(asking, &mut queried).await?;
     add(response, queried);
     response.failures = failures.iter().map(|(server, error)| (server.to_string(), failure(error))).collect();
     Ok(())
+}
+
+/// The master keys of other servers' users, as far as they are known or told now.
+pub(super) async fn masters(
+    app: &App,
+    asking: UserNumber,
+    users: impl Iterator<Item = OwnedUserId>,
+) -> Result<RemoteMasters> {
+    let wanted = of_others(app, users.map(|user_id| (user_id, Vec::new())).collect());
+    match &app.remote_keys {
+        Some(remote_keys) if !wanted.is_empty() => {
+            Ok(remote_keys.query(asking, wanted, PATIENCE).await?.0.master_keys)
+        }
+        _ => Ok(RemoteMasters::new()),
+    }
 }
 
 /// Adds keys to an answer.

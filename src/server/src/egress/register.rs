@@ -23,6 +23,9 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// All purposes.
+    pub const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
+
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
         match self {

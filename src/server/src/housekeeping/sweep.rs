@@ -16,7 +16,7 @@ use crate::{
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         appservices::AppserviceQueue,
         inbound::{InboundTransaction, RemoteKeyList, StrandedEvent, UnverifiedEvent},
-        inbox::ToDeviceTransaction,
+        inbox::{ToDeviceProgress, ToDeviceTransaction},
         keys::DeviceListChange,
         outbox::QueuedEdu,
         rooms::Transaction,
@@ -83,6 +83,14 @@ impl Aged for ToDeviceTransaction {
 
     fn since_ms(key: &Self::Key, (): &Self::Value, _: &Times) -> u64 {
         // At the end of the day.
+        u64::from(key.0).saturating_add(1).saturating_mul(DAY_MS)
+    }
+}
+
+impl Aged for ToDeviceProgress {
+    const IN_ORDER: bool = true;
+
+    fn since_ms(key: &Self::Key, _: &Self::Value, _: &Times) -> u64 {
         u64::from(key.0).saturating_add(1).saturating_mul(DAY_MS)
     }
 }
@@ -178,6 +186,7 @@ fn sweeps() -> Vec<Sweep> {
         of::<OpenIdToken>(),
         of::<Transaction>(),
         of::<ToDeviceTransaction>(),
+        of::<ToDeviceProgress>(),
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
         of::<StrandedEvent>(),

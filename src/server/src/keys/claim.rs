@@ -1,10 +1,11 @@
 //! Handing out one-time keys: each at most once, oldest first, and the fallback key when there are none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use allod_storage::CommitError;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::value::RawValue;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{ATTEMPTS_MAX, KeyError, Keys};
 use crate::{
@@ -17,13 +18,39 @@ use crate::{
     },
 };
 
-/// Keys handed out in one commit: few, because a conflict makes all of them be tried again.
-const CLAIMS_PER_COMMIT: usize = 25;
+/// Keys handed out in one commit: some, because a conflict with an upload makes all of them be tried again.
+const CLAIMS_PER_COMMIT: usize = 100;
+/// Queues of those who claim; a device's number says which is its.
+const QUEUES: usize = 128;
 
 /// The algorithm that is wanted, by user and device.
 pub type Claims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>;
 /// Keys by user, device and key id.
 pub type Claimed = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, BTreeMap<String, Box<RawValue>>>>;
+
+/// Those who claim keys of the same device go one after the other: each would find the key taken that it was about to be
+/// given, and who lost often would be sent away. What is given out once is not decided here but by each commit's checks.
+#[derive(Debug)]
+pub(super) struct Queues([Mutex<()>; QUEUES]);
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Mutex::default()))
+    }
+}
+
+impl Queues {
+    /// Waits for one's turn with all these devices, always in the same order.
+    async fn turn(&self, claims: &[Claim<'_>]) -> Vec<MutexGuard<'_, ()>> {
+        let queue = |claim: &Claim<'_>| usize::try_from(claim.device.0).unwrap_or_default() % QUEUES;
+        let wanted: BTreeSet<usize> = claims.iter().map(queue).collect();
+        let mut turns = Vec::new();
+        for queue in wanted.into_iter().filter_map(|queue| self.0.get(queue)) {
+            turns.push(queue.lock().await);
+        }
+        turns
+    }
+}
 
 /// One device's key that is wanted.
 #[derive(Clone, Copy)]
@@ -73,6 +100,7 @@ impl Keys {
     }
 
     async fn claim_together<'a>(&self, claims: &[Claim<'a>]) -> Result<Vec<(Claim<'a>, Found)>, KeyError> {
+        let _turns = self.queues.turn(claims).await;
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
             let mut found = Vec::new();

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     ATTEMPTS_MAX, KeyError, Keys,
-    object::{ED25519, KeyObject, is_public_key},
+    object::{ED25519, KeyObject, is_signing_key},
     query::{MASTER, SELF_SIGNING, USER_SIGNING, public_part},
 };
 use crate::{
@@ -199,7 +199,7 @@ impl Keys {
             let key_id = format!("{ED25519}{master}");
             let signature = key.object.signature(user_id, &key_id, master)?;
             let signature =
-                signature.ok_or(KeyError::Signature("the key is not signed by the master key"))?;
+                signature.ok_or(KeyError::Signature("the key is not signed by the master key".into()))?;
             return Ok(vec![row(key_id, signature)]);
         }
         let mut signatures = Vec::new();
@@ -252,9 +252,12 @@ fn check_key(user_id: &UserId, kind: u8, usage: &str, json: &RawValue) -> Result
     let [(id, public)] = keys.as_slice() else {
         return Err(KeyError::Malformed("a cross-signing key has exactly one entry in `keys`"));
     };
-    if id.strip_prefix(ED25519) != Some(*public) || !is_public_key(public) {
-        return Err(KeyError::Malformed(
-            "a cross-signing key is not an ed25519 key, or not named after itself",
+    if id.strip_prefix(ED25519) != Some(*public) {
+        return Err(KeyError::Malformed("a cross-signing key is not named `ed25519:` and itself"));
+    }
+    if !is_signing_key(public) {
+        return Err(KeyError::Invalid(
+            format!("the {usage} key is not an ed25519 key of 32 bytes in unpadded base64").into(),
         ));
     }
     let public = (*public).to_owned();

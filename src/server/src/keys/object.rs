@@ -1,10 +1,7 @@
 //! A key object as uploaded: its fields, and whether its signatures fit.
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
-use ruma::{CanonicalJsonObject, CanonicalJsonValue, SigningKeyAlgorithm, UserId};
+use ruma::{CanonicalJsonObject, CanonicalJsonValue, DeviceId, UserId};
+use vodozemac::{Curve25519PublicKey, Ed25519PublicKey, Ed25519Signature};
 
 use super::KeyError;
 
@@ -12,13 +9,17 @@ use super::KeyError;
 pub(super) const OBJECT_BYTES_MAX: usize = 16 * 1024;
 /// Prefix of the ids of keys that sign.
 pub(super) const ED25519: &str = "ed25519:";
-/// Base64 as clients write it, with and without padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &alphabet::STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true),
-);
+/// Prefix of the ids of keys that agree on secrets.
+pub(super) const CURVE25519: &str = "curve25519:";
+
+/// The key that a device signs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SigningKey {
+    /// Its id, `ed25519:DEVICE`.
+    pub(super) id: String,
+    /// Its public part, in base64.
+    pub(super) public: String,
+}
 
 /// A parsed key object.
 #[derive(Clone, Debug)]
@@ -55,6 +56,14 @@ impl KeyObject {
         keys.collect::<Option<_>>().ok_or(KeyError::Malformed("a value in `keys` is not a string"))
     }
 
+    /// The key that the device signs with, if this is a device's object that has one.
+    pub(super) fn signing_key(&self, device_id: &DeviceId) -> Option<SigningKey> {
+        let id = format!("{ED25519}{device_id}");
+        let CanonicalJsonValue::Object(keys) = self.0.get("keys")? else { return None };
+        let public = keys.get(&id)?.as_str()?.to_owned();
+        Some(SigningKey { id, public })
+    }
+
     /// Whether there is an object of signatures, perhaps empty.
     pub(super) fn has_signatures(&self) -> bool {
         matches!(self.0.get("signatures"), Some(CanonicalJsonValue::Object(_)))
@@ -65,29 +74,33 @@ impl KeyObject {
         self.signatures(user_id).map(|signatures| signatures.keys().cloned().collect()).unwrap_or_default()
     }
 
-    /// The signature of a user's key, if it fits; `None` if there is none.
+    /// The signature of a user's key, if it fits as clients check it; `None` if there is none.
     pub(super) fn signature(
         &self,
         user_id: &UserId,
         key_id: &str,
         public_key: &str,
     ) -> Result<Option<String>, KeyError> {
-        const WRONG: KeyError = KeyError::Signature("a signature does not fit");
+        let wrong = |what: &str| KeyError::Signature(format!("the signature by `{key_id}` {what}").into());
         let Some(signature) = self.signatures(user_id).and_then(|signatures| signatures.get(key_id)) else {
             return Ok(None);
         };
-        let signature = signature.as_str().ok_or(WRONG)?;
-        let signed = ruma::signatures::to_canonical_json_string_for_signing(&self.0).map_err(|_| WRONG)?;
-        let (key, bytes) = (BASE64.decode(public_key), BASE64.decode(signature));
-        let (Ok(key), Ok(bytes)) = (key, bytes) else { return Err(WRONG) };
-        ruma::signatures::verify_canonical_json_bytes(
-            &SigningKeyAlgorithm::Ed25519,
-            &key,
-            &bytes,
-            signed.as_bytes(),
-        )
-        .map_err(|_| WRONG)?;
+        let signature = signature.as_str().ok_or_else(|| wrong("is not a string"))?;
+        let bytes = Ed25519Signature::from_base64(signature)
+            .map_err(|_| wrong("is not 64 bytes in unpadded base64"))?;
+        let key = Ed25519PublicKey::from_base64(public_key)
+            .map_err(|_| wrong("is of a key that is not an ed25519 key"))?;
+        let signed = ruma::signatures::to_canonical_json_string_for_signing(&self.0)
+            .map_err(|_| wrong("is of an object that has no canonical form"))?;
+        key.verify(signed.as_bytes(), &bytes).map_err(|_| {
+            wrong("does not fit the object's canonical JSON without `signatures` and `unsigned`")
+        })?;
         Ok(Some(signature.to_owned()))
+    }
+
+    /// The whole object as canonical JSON.
+    pub(super) fn canonical(&self) -> String {
+        CanonicalJsonValue::Object(self.0.clone()).to_string()
     }
 
     /// The object as canonical JSON, without signatures and `unsigned`: what has to be equal to be the same key.
@@ -117,7 +130,12 @@ impl KeyObject {
     }
 }
 
-/// Whether a public key is 32 bytes in base64.
-pub(super) fn is_public_key(key: &str) -> bool {
-    BASE64.decode(key).is_ok_and(|bytes| bytes.len() == 32)
+/// Whether this is a public key that checks signatures: a point of the curve, 32 bytes in base64.
+pub(super) fn is_signing_key(key: &str) -> bool {
+    Ed25519PublicKey::from_base64(key).is_ok()
+}
+
+/// Whether this is a public key that agrees on secrets: 32 bytes in base64.
+pub(super) fn is_agreement_key(key: &str) -> bool {
+    Curve25519PublicKey::from_base64(key).is_ok()
 }

@@ -53,6 +53,25 @@ impl Keys {
         Ok(queried)
     }
 
+    /// Adds the signatures that `asking` made of the master keys of other servers' users: only they see them.
+    pub async fn add_own_signatures(&self, asking: UserNumber, queried: &mut Queried) -> Result<(), Error> {
+        let ids: Vec<&UserId> = queried.master_keys.keys().map(|user_id| &**user_id).collect();
+        let numbers = self.users.numbers(&ids).await?;
+        for (key, user) in queried.master_keys.values_mut().zip(numbers) {
+            let Some(user) = user else { continue };
+            let signatures = self.signatures(user, asking).await?;
+            if signatures.is_empty() {
+                continue;
+            }
+            let stored = StoredKey { json: key.get().to_owned() };
+            let public = public_part(&stored).unwrap_or_default();
+            if let Some(json) = raw(&signed(&stored, &public, &signatures)) {
+                *key = json;
+            }
+        }
+        Ok(())
+    }
+
     async fn query_user(
         &self,
         queried: &mut Queried,

@@ -28,6 +28,8 @@ use crate::{
 /// Most signed objects in one request.
 const OBJECTS_MAX: usize = 500;
 
+/// Master keys of users of other servers, as those say.
+pub type RemoteMasters = BTreeMap<OwnedUserId, Box<RawValue>>;
 /// Signed objects by user, and by device id or public key.
 pub type SignedObjects = BTreeMap<OwnedUserId, BTreeMap<String, Box<RawValue>>>;
 /// What was wrong, in the same order.
@@ -54,18 +56,20 @@ enum Target {
 }
 
 impl Keys {
-    /// Stores the signatures that fit, and returns what was wrong with the others.
+    /// Stores the signatures that fit, and returns what was wrong with the others. Of users of other servers the master
+    /// keys in `masters` may be signed.
     pub async fn add_signatures(
         &self,
         owner: Owner<'_>,
         objects: &SignedObjects,
+        masters: &RemoteMasters,
     ) -> Result<SignatureFailures, KeyError> {
         if objects.values().map(BTreeMap::len).sum::<usize>() > OBJECTS_MAX {
             return Err(KeyError::TooLarge);
         }
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
-            let failures = self.stage_signatures(&mut write, owner, objects).await?;
+            let failures = self.stage_signatures(&mut write, owner, objects, masters).await?;
             if write.is_empty() {
                 return Ok(failures);
             }
@@ -83,15 +87,21 @@ impl Keys {
         write: &mut Write,
         owner: Owner<'_>,
         objects: &SignedObjects,
+        masters: &RemoteMasters,
     ) -> Result<SignatureFailures, KeyError> {
         let mut failures = SignatureFailures::new();
         for (user_id, objects) in objects {
-            let user = if self.users.is_local(user_id) { self.users.number(user_id).await? } else { None };
+            let master = masters.get(user_id);
+            let is_known = self.users.is_local(user_id) || master.is_some();
+            let user = if is_known { self.users.number(user_id).await? } else { None };
             let mut signed = false;
             for (id, json) in objects {
-                let outcome = match user {
-                    Some(user) => self.stage_object(write, owner, (user_id, user), id, json).await?,
-                    None => Err(SignatureFailure::NotFound),
+                let outcome = match (user, master) {
+                    (Some(user), Some(master)) if !self.users.is_local(user_id) => {
+                        self.stage_remote(write, owner, (user, master), id, json).await?
+                    }
+                    (Some(user), _) => self.stage_object(write, owner, (user_id, user), id, json).await?,
+                    (None, _) => Err(SignatureFailure::NotFound),
                 };
                 match outcome {
                     Ok(()) => signed = true,
@@ -154,6 +164,39 @@ impl Keys {
         for row in &rows {
             self.stage_signature(write, user, owner.user, row);
         }
+        Ok(Ok(()))
+    }
+
+    /// Stages the signature that the caller made of the master key of a user of another server.
+    async fn stage_remote(
+        &self,
+        write: &mut Write,
+        owner: Owner<'_>,
+        (user, master): (UserNumber, &RawValue),
+        id: &str,
+        json: &RawValue,
+    ) -> Result<Result<(), SignatureFailure>, KeyError> {
+        let master = StoredKey { json: master.get().to_owned() };
+        if public_part(&master).as_deref() != Some(id) {
+            return Ok(Err(SignatureFailure::NotFound));
+        }
+        let (object, master) = (KeyObject::parse(json.get()), KeyObject::parse(&master.json));
+        let Some(object) =
+            object.ok().filter(|object| master.is_ok_and(|master| master.stripped() == object.stripped()))
+        else {
+            return Ok(Err(SignatureFailure::Differs));
+        };
+        let [.., user_signing] = self.cross_signing_keys(owner.user).await?;
+        let Some(public) = user_signing.and_then(|row| public_part(&row.value)) else {
+            return Ok(Err(SignatureFailure::NotFound));
+        };
+        let key_id = format!("{ED25519}{public}");
+        let Ok(Some(signature)) = object.signature(owner.user_id, &key_id, &public) else {
+            return Ok(Err(SignatureFailure::Invalid));
+        };
+        let (target, signer) = (id.to_owned(), owner.user_id.to_string());
+        let row = KeySignatureRow { target, signer, key_id, signature };
+        self.stage_signature(write, user, owner.user, &row);
         Ok(Ok(()))
     }
 

@@ -8,6 +8,8 @@ use serde_json::{Value, json, value::RawValue};
 use super::*;
 use crate::accounts::testing::{Fixture, id};
 
+mod verified;
+
 struct World {
     fixture: Fixture,
     keys: Keys,
@@ -72,8 +74,7 @@ impl World {
     }
 
     async fn upload_one_time(&self, client: &Client, ids: &[&str]) -> Result<Counts, KeyError> {
-        let one_time_keys = one_time(ids);
-        self.upload(client, Upload { one_time_keys, ..Upload::default() }).await
+        self.upload(client, Upload { one_time_keys: client.one_time(ids), ..client.upload() }).await
     }
 
     async fn query(&self, asking: &Client, of: &Client) -> Queried {
@@ -109,13 +110,25 @@ impl Client {
         sign(self.unsigned_device_keys(), &self.user_id, &self.pair)
     }
 
+    /// Its device keys and nothing else.
+    fn upload(&self) -> Upload {
+        Upload { device_keys: Some(raw(&self.device_keys())), ..Upload::default() }
+    }
+
+    /// A one-time key that says `content` in its place.
+    fn one_time_key(&self, content: &str) -> Value {
+        let mut bytes = [0; 32];
+        bytes.iter_mut().zip(content.bytes()).for_each(|(byte, letter)| *byte = letter);
+        sign(json!({ "key": base64(&bytes) }), &self.user_id, &self.pair)
+    }
+
+    fn one_time(&self, ids: &[&str]) -> BTreeMap<String, Box<RawValue>> {
+        ids.iter().map(|id| (format!("signed_curve25519:{id}"), raw(&self.one_time_key(id)))).collect()
+    }
+
     fn cross_signing_key(&self, usage: &str, public: &str) -> Value {
         json!({ "user_id": self.user_id, "usage": [usage], "keys": { format!("ed25519:{public}"): public } })
     }
-}
-
-fn one_time(ids: &[&str]) -> BTreeMap<String, Box<RawValue>> {
-    ids.iter().map(|id| (format!("signed_curve25519:{id}"), raw(&json!({ "key": id })))).collect()
 }
 
 /// A user's three keys and their upload.
@@ -168,7 +181,7 @@ async fn device_keys_are_stored_shown_and_told() {
 }
 
 #[tokio::test]
-async fn device_keys_of_others_malformed_ones_and_forged_signatures_are_refused() {
+async fn cve_2025_61672_device_keys_of_others_malformed_ones_and_forged_ones_are_refused() {
     let world = world().await;
     let (alice, bob) = (world.client("alice", "A").await, world.client("bob", "B").await);
     let with = |change: &dyn Fn(&mut Value)| {
@@ -190,8 +203,6 @@ async fn device_keys_of_others_malformed_ones_and_forged_signatures_are_refused(
     assert!(matches!(world.upload(&bob, foreign).await, Err(KeyError::Malformed(_))));
     let huge = with(&|keys| keys["x"] = json!("x".repeat(20_000)));
     assert!(matches!(world.upload(&bob, huge).await, Err(KeyError::TooLarge)));
-    let unsigned = Upload { device_keys: Some(raw(&bob.unsigned_device_keys())), ..Upload::default() };
-    world.upload(&bob, unsigned).await.unwrap();
 }
 
 #[tokio::test]
@@ -211,11 +222,16 @@ async fn one_time_keys_are_handed_out_once_in_the_order_of_upload() {
 async fn no_two_claims_at_once_are_given_the_same_key() {
     let world = world().await;
     let alice = world.client("alice", "A").await;
-    let ids: Vec<String> = (0..10).map(|n| format!("k{n}")).collect();
+    let ids: Vec<String> = (0..100).map(|n| format!("k{n}")).collect();
     world.upload_one_time(&alice, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await.unwrap();
-    let claims = futures_util::future::join_all((0..12).map(|_| world.claim(&alice))).await;
-    let claimed: BTreeSet<_> = claims.iter().flatten().collect();
-    assert_eq!((claimed.len(), claims.iter().flatten().count()), (10, 10));
+    let fallback = Upload { fallback_keys: alice.one_time(&["fallback"]), ..alice.upload() };
+    world.upload(&alice, fallback).await.unwrap();
+    let claim_two = async || [world.claim(&alice).await.unwrap(), world.claim(&alice).await.unwrap()];
+    let claims = futures_util::future::join_all((0..64).map(|_| claim_two())).await;
+    let (given, fallback): (Vec<_>, Vec<_>) =
+        claims.into_iter().flatten().partition(|key| key != "signed_curve25519:fallback");
+    let different: BTreeSet<_> = given.iter().collect();
+    assert_eq!((given.len(), different.len(), fallback.len()), (100, 100, 28));
 }
 
 #[tokio::test]
@@ -223,8 +239,8 @@ async fn another_key_under_the_same_id_is_refused() {
     let world = world().await;
     let alice = world.client("alice", "A").await;
     world.upload_one_time(&alice, &["a"]).await.unwrap();
-    let mut one_time_keys = one_time(&["b"]);
-    one_time_keys.insert("signed_curve25519:a".to_owned(), raw(&json!({ "key": "other" })));
+    let mut one_time_keys = alice.one_time(&["b"]);
+    one_time_keys.insert("signed_curve25519:a".to_owned(), raw(&alice.one_time_key("other")));
     let refused = world.upload(&alice, Upload { one_time_keys, ..Upload::default() }).await.unwrap_err();
     assert_eq!(refused.to_string(), "One time key signed_curve25519:a already exists.");
     let left = world.keys.counts(alice.user, alice.device).await.unwrap();
@@ -235,7 +251,7 @@ async fn another_key_under_the_same_id_is_refused() {
 async fn a_fallback_key_is_given_out_again_and_is_unused_once() {
     let world = world().await;
     let alice = world.client("alice", "A").await;
-    let fallback = |id| Upload { fallback_keys: one_time(&[id]), ..Upload::default() };
+    let fallback = |id| Upload { fallback_keys: alice.one_time(&[id]), ..alice.upload() };
     let left = world.upload(&alice, fallback("f")).await.unwrap();
     assert_eq!(left.unused_fallback, ["signed_curve25519"]);
     for _ in 0..2 {
@@ -317,7 +333,8 @@ async fn signatures_that_fit_are_stored_and_forged_ones_are_not() {
     let add = async |user_id: &OwnedUserId, id: &str, object: &Value| {
         let objects = BTreeMap::from([(id.to_owned(), raw(object))]);
         let objects = SignedObjects::from([(user_id.clone(), objects)]);
-        let failures = world.keys.add_signatures(alice.owner(), &objects).await.unwrap();
+        let failures =
+            world.keys.add_signatures(alice.owner(), &objects, &RemoteMasters::new()).await.unwrap();
         failures.into_values().next().and_then(|failures| failures.into_values().next())
     };
     let own = sign(alice.device_keys(), &alice.user_id, &of_alice.self_signing.0);
@@ -341,6 +358,43 @@ async fn signatures_that_fit_are_stored_and_forged_ones_are_not() {
         world.query(&bob, &alice).await.device_keys[&alice.user_id][&alice.device_id].get().to_owned();
     let device: Value = serde_json::from_str(&device).unwrap();
     assert_eq!(device["signatures"][alice.user_id.as_str()].as_object().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn master_keys_of_other_servers_users_are_signed_for_the_signer_alone() {
+    let world = world().await;
+    let (alice, bob) = (world.client("alice", "A").await, world.client("bob", "B").await);
+    let of_alice = CrossSigning::new(&alice);
+    world.keys.set_cross_signing(alice.user, &alice.user_id, &of_alice.upload()).await.unwrap();
+    let far: OwnedUserId = "@far:elsewhere".try_into().unwrap();
+    let number = world.fixture.users.number_or_new(&far).await.unwrap();
+    let public = pair(None).1;
+    let master =
+        json!({ "user_id": far, "usage": ["master"], "keys": { format!("ed25519:{public}"): public } });
+    let masters = RemoteMasters::from([(far.clone(), raw(&master))]);
+    let add = async |id: &str, object: &Value| {
+        let objects = SignedObjects::from([(far.clone(), BTreeMap::from([(id.to_owned(), raw(object))]))]);
+        let failures = world.keys.add_signatures(alice.owner(), &objects, &masters).await.unwrap();
+        failures.into_values().next().and_then(|failures| failures.into_values().next())
+    };
+    let signed = sign(master.clone(), &alice.user_id, &of_alice.user_signing.0);
+    let by_another = sign(master.clone(), &alice.user_id, &of_alice.self_signing.0);
+    assert_eq!(add(&public, &by_another).await, Some(SignatureFailure::Invalid));
+    assert_eq!(add("else", &signed).await, Some(SignatureFailure::NotFound));
+    let mut differs = signed.clone();
+    differs["usage"] = json!(["master", "self_signing"]);
+    assert_eq!(add(&public, &differs).await, Some(SignatureFailure::Differs));
+    let since = world.fixture.store.head();
+    assert_eq!(add(&public, &signed).await, None);
+    assert_eq!(world.changed(&alice, &alice, since).await, [number], "the other devices are told");
+    let shown = async |asking: &Client| {
+        let master_keys = masters.iter().map(|(id, key)| (id.clone(), key.clone())).collect();
+        let mut queried = Queried { master_keys, ..Queried::default() };
+        world.keys.add_own_signatures(asking.user, &mut queried).await.unwrap();
+        serde_json::from_str::<Value>(queried.master_keys[&far].get()).unwrap()
+    };
+    assert_eq!(shown(&alice).await, signed);
+    assert_eq!(shown(&bob).await["signatures"], Value::Null);
 }
 
 #[tokio::test]

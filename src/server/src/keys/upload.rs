@@ -6,8 +6,11 @@ use allod_storage::{CommitError, Position};
 use serde_json::value::RawValue;
 
 use super::{
-    ATTEMPTS_MAX, Counts, KeyError, Keys, Owner, counts,
-    object::{ED25519, KeyObject, OBJECT_BYTES_MAX, is_public_key},
+    ATTEMPTS_MAX, Counts, KeyError, Keys, Owner,
+    claimable::{self, Claimable},
+    counts,
+    object::{CURVE25519, ED25519, KeyObject, SigningKey, is_agreement_key, is_signing_key},
+    query::public_part,
 };
 use crate::{
     database::Write,
@@ -26,10 +29,8 @@ use crate::{
 
 /// Most one-time keys that a device may have.
 const ONE_TIME_KEYS_MAX: u32 = 2_000;
-/// Most bytes of keys in one upload, well below the limit of a batch.
-const UPLOAD_BYTES_MAX: usize = 512 * 1024;
-/// Longest id of a one-time key, with its algorithm, in bytes.
-const KEY_ID_BYTES_MAX: usize = 255;
+/// The algorithm for which a device needs a key to agree on secrets with.
+const OLM: &str = "m.olm.v1.curve25519-aes-sha2";
 
 /// What a device uploads.
 #[derive(Debug, Default)]
@@ -42,20 +43,37 @@ pub struct Upload {
     pub fallback_keys: BTreeMap<String, Box<RawValue>>,
 }
 
+/// An upload whose parts are well-formed.
+struct Checked {
+    /// The identity keys, and what is to be stored of them.
+    device_keys: Option<(KeyObject, String)>,
+    one_time: Vec<Claimable>,
+    fallback: Vec<Claimable>,
+}
+
+/// What a device has once a write is committed.
+struct Staged {
+    /// What it signs with.
+    signing_key: Option<SigningKey>,
+    /// Whether it signs with another key than before: what it signed before is worth nothing.
+    replaced: bool,
+    /// What is left to be claimed.
+    left: KeyCountsRow,
+}
+
 impl Keys {
     /// Stores what a device uploads, all or nothing, and returns what it has left to be claimed. The same keys again are
     /// no change.
     pub async fn upload(&self, owner: Owner<'_>, upload: &Upload) -> Result<Counts, KeyError> {
-        let keys = upload.device_keys.as_ref().map(|json| device_keys(owner, json)).transpose()?;
-        check_one_time(&upload.one_time_keys)?;
-        check_one_time(&upload.fallback_keys)?;
+        let checked = Checked {
+            device_keys: upload.device_keys.as_ref().map(|json| device_keys(owner, json)).transpose()?,
+            one_time: claimable::parse(&upload.one_time_keys)?,
+            fallback: claimable::parse(&upload.fallback_keys)?,
+        };
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
             let device_exists = write.exists::<Device>(&(owner.user, owner.device));
-            if let Some((object, json)) = &keys {
-                self.stage_device_keys(&mut write, owner, object, json).await?;
-            }
-            let left = self.stage_claimable(&mut write, owner, upload).await?;
+            let left = self.stage_upload(&mut write, owner, &checked).await?;
             if write.is_empty() {
                 return Ok(left);
             }
@@ -71,51 +89,39 @@ impl Keys {
         Err(KeyError::Busy)
     }
 
-    async fn stage_device_keys(
+    /// Adds all of an upload to a write; returns what will be left to be claimed.
+    async fn stage_upload(
         &self,
         write: &mut Write,
         owner: Owner<'_>,
-        object: &KeyObject,
-        json: &str,
-    ) -> Result<(), KeyError> {
-        let key = (owner.user, owner.device);
-        let old = self.database.get::<DeviceKeys>(&key).await?;
-        if let Some(old) = &old {
-            if old.value.json == json {
-                return Ok(());
-            }
-            write.equals::<DeviceKeys>(&key, old);
-            if KeyObject::parse(&old.value.json)?.stripped() != object.stripped() {
-                // Signatures of other keys under the same device id.
-                let target = self.target_hash(owner.device_id.as_str());
-                write.delete_prefix::<KeySignature>(&(owner.user, owner.user, target));
-            }
-        } else {
-            write.absent::<DeviceKeys>(&key);
-        }
-        write.put::<DeviceKeys>(&key, &Stamped::pending(StoredKey { json: json.to_owned() }));
-        list_changed(write, owner.user);
-        Ok(())
-    }
-
-    /// Adds one-time and fallback keys; returns what will be left to be claimed.
-    async fn stage_claimable(
-        &self,
-        write: &mut Write,
-        owner: Owner<'_>,
-        upload: &Upload,
+        checked: &Checked,
     ) -> Result<Counts, KeyError> {
         let key = (owner.user, owner.device);
+        let mut staged = self.stage_device_keys(write, owner, checked.device_keys.as_ref()).await?;
+        for claimable in checked.one_time.iter().chain(&checked.fallback) {
+            claimable.check_signature(owner, staged.signing_key.as_ref())?;
+        }
         let old = self.database.get::<KeyCounts>(&key).await?;
-        let mut left = old.as_ref().map(|row| row.value.clone()).unwrap_or_default();
-        self.stage_one_time(write, owner, &upload.one_time_keys, &mut left).await?;
-        self.stage_fallback(write, owner, &upload.fallback_keys, &mut left).await?;
+        if staged.replaced {
+            write.delete_prefix::<OneTimeKey>(&key);
+            write.delete_prefix::<OneTimeKeyById>(&key);
+            write.delete_prefix::<FallbackKey>(&key);
+        } else {
+            staged.left = old.as_ref().map(|row| row.value.clone()).unwrap_or_default();
+        }
+        self.stage_one_time(write, owner, &checked.one_time, &mut staged).await?;
+        self.stage_fallback(write, owner, &checked.fallback, &mut staged).await?;
+        let left = staged.left;
         let total = left.one_time.iter().fold(0_u32, |total, (_, count)| total.saturating_add(*count));
         if total > ONE_TIME_KEYS_MAX {
             return Err(KeyError::TooLarge);
         }
         let position = old.as_ref().map_or(Position::ZERO, |row| row.position);
-        if old.as_ref().map(|row| &row.value) != Some(&left) && left != KeyCountsRow::default() {
+        let changes = match &old {
+            Some(old) => staged.replaced || old.value != left,
+            None => left != KeyCountsRow::default(),
+        };
+        if changes {
             match &old {
                 Some(old) => write.equals::<KeyCounts>(&key, old),
                 None => write.absent::<KeyCounts>(&key),
@@ -126,38 +132,96 @@ impl Keys {
         Ok(counts(left, position))
     }
 
+    async fn stage_device_keys(
+        &self,
+        write: &mut Write,
+        owner: Owner<'_>,
+        uploaded: Option<&(KeyObject, String)>,
+    ) -> Result<Staged, KeyError> {
+        let key = (owner.user, owner.device);
+        let old = self.database.get::<DeviceKeys>(&key).await?;
+        let before = old.as_ref().map(|old| KeyObject::parse(&old.value.json)).transpose()?;
+        match &old {
+            Some(old) => write.equals::<DeviceKeys>(&key, old),
+            None => write.absent::<DeviceKeys>(&key),
+        };
+        let signing_key_before = before.as_ref().and_then(|object| object.signing_key(owner.device_id));
+        let unchanged = Staged {
+            signing_key: signing_key_before.clone(),
+            replaced: false,
+            left: KeyCountsRow::default(),
+        };
+        let Some((object, json)) = uploaded else { return Ok(unchanged) };
+        if old.is_some_and(|old| old.value.json == *json) {
+            return Ok(unchanged);
+        }
+        if before.as_ref().is_some_and(|before| before.stripped() != object.stripped()) {
+            // Signatures of other keys under the same device id.
+            let target = self.target_hash(owner.device_id.as_str());
+            write.delete_prefix::<KeySignature>(&(owner.user, owner.user, target));
+        }
+        write.put::<DeviceKeys>(&key, &Stamped::pending(StoredKey { json: json.clone() }));
+        list_changed(write, owner.user);
+        let signing_key = object.signing_key(owner.device_id);
+        if signing_key != signing_key_before {
+            self.drop_signatures_by(write, owner, signing_key.as_ref()).await?;
+        }
+        Ok(Staged {
+            replaced: before.is_some() && signing_key != signing_key_before,
+            signing_key,
+            ..unchanged
+        })
+    }
+
+    /// Drops what a device of this id signed with a key that it no longer has.
+    async fn drop_signatures_by(
+        &self,
+        write: &mut Write,
+        owner: Owner<'_>,
+        key: Option<&SigningKey>,
+    ) -> Result<(), KeyError> {
+        let [master, ..] = self.cross_signing_keys(owner.user).await?;
+        let master = master.and_then(|row| public_part(&row.value));
+        if let (Some(master), Some(key)) = (master, key) {
+            let signed = (self.target_hash(&master), self.signing_key_hash(&key.id));
+            write.delete::<KeySignature>(&(owner.user, owner.user, signed.0, signed.1));
+        }
+        Ok(())
+    }
+
     async fn stage_one_time(
         &self,
         write: &mut Write,
         owner: Owner<'_>,
-        keys: &BTreeMap<String, Box<RawValue>>,
-        left: &mut KeyCountsRow,
+        keys: &[Claimable],
+        staged: &mut Staged,
     ) -> Result<(), KeyError> {
         let Owner { user, device, .. } = owner;
-        let by_id: Vec<_> = keys.keys().map(|id| (user, device, self.one_time_id_hash(id))).collect();
+        let by_id: Vec<_> =
+            keys.iter().map(|key| (user, device, self.one_time_id_hash(&key.key_id))).collect();
         let existing = self.database.get_all::<OneTimeKeyById>(&by_id).await?;
-        for (number, ((place, (key_id, json)), existing)) in
-            (0..).zip(by_id.into_iter().zip(keys).zip(existing))
-        {
-            let digest = self.digest(json)?;
-            match existing {
-                Some(there) if there.digest == digest => continue,
-                Some(_) => return Err(KeyError::AlreadyExists(key_id.clone())),
-                None => {}
+        for (number, ((place, key), existing)) in (0..).zip(by_id.into_iter().zip(keys).zip(existing)) {
+            let digest = self.database.hash("one-time key content", &key.json);
+            if !staged.replaced {
+                match existing {
+                    Some(there) if there.digest == digest => continue,
+                    Some(_) => return Err(KeyError::AlreadyExists(key.key_id.clone())),
+                    None => write.absent::<OneTimeKeyById>(&place),
+                };
             }
-            let algorithm = algorithm(key_id);
-            write.absent::<OneTimeKeyById>(&place);
+            let algorithm = key.algorithm();
             write.put::<OneTimeKeyById>(&place, &OneTimeKeyDigest { digest });
-            let row = OneTimeKeyRow { key_id: key_id.clone(), json: json.get().to_owned() };
+            let row = OneTimeKeyRow { key_id: key.key_id.clone(), json: key.json.clone() };
             let queue = (user, device, self.algorithm_hash(algorithm), Position::PENDING, number);
             write.put::<OneTimeKey>(&queue, &row);
-            match left.one_time.binary_search_by(|(known, _)| known.as_str().cmp(algorithm)) {
+            let left = &mut staged.left.one_time;
+            match left.binary_search_by(|(known, _)| known.as_str().cmp(algorithm)) {
                 Ok(index) => {
-                    if let Some((_, count)) = left.one_time.get_mut(index) {
+                    if let Some((_, count)) = left.get_mut(index) {
                         *count = count.saturating_add(1);
                     }
                 }
-                Err(index) => left.one_time.insert(index, (algorithm.to_owned(), 1)),
+                Err(index) => left.insert(index, (algorithm.to_owned(), 1)),
             }
         }
         Ok(())
@@ -167,24 +231,30 @@ impl Keys {
         &self,
         write: &mut Write,
         owner: Owner<'_>,
-        keys: &BTreeMap<String, Box<RawValue>>,
-        left: &mut KeyCountsRow,
+        keys: &[Claimable],
+        staged: &mut Staged,
     ) -> Result<(), KeyError> {
-        for (key_id, json) in keys {
-            let algorithm = algorithm(key_id);
+        for uploaded in keys {
+            let algorithm = uploaded.algorithm();
             let key = (owner.user, owner.device, self.algorithm_hash(algorithm));
-            let old = self.database.get::<FallbackKey>(&key).await?;
-            if old.as_ref().is_some_and(|old| old.key_id == *key_id && old.json == json.get()) {
-                continue;
+            if !staged.replaced {
+                let old = self.database.get::<FallbackKey>(&key).await?;
+                let is_the_same =
+                    |old: &FallbackKeyRow| old.key_id == uploaded.key_id && old.json == uploaded.json;
+                if old.as_ref().is_some_and(is_the_same) {
+                    continue;
+                }
+                match &old {
+                    Some(old) => write.equals::<FallbackKey>(&key, old),
+                    None => write.absent::<FallbackKey>(&key),
+                };
             }
-            match &old {
-                Some(old) => write.equals::<FallbackKey>(&key, old),
-                None => write.absent::<FallbackKey>(&key),
-            };
-            let row = FallbackKeyRow { key_id: key_id.clone(), json: json.get().to_owned(), used: false };
+            let row =
+                FallbackKeyRow { key_id: uploaded.key_id.clone(), json: uploaded.json.clone(), used: false };
             write.put::<FallbackKey>(&key, &row);
-            if let Err(index) = left.unused_fallback.binary_search_by(|known| known.as_str().cmp(algorithm)) {
-                left.unused_fallback.insert(index, algorithm.to_owned());
+            let unused = &mut staged.left.unused_fallback;
+            if let Err(index) = unused.binary_search_by(|known| known.as_str().cmp(algorithm)) {
+                unused.insert(index, algorithm.to_owned());
             }
         }
         Ok(())
@@ -193,18 +263,6 @@ impl Keys {
     pub(super) fn one_time_id_hash(&self, key_id: &str) -> Hash128 {
         self.database.hash("one-time key", key_id)
     }
-
-    /// Hash of a one-time key, which may be a string or an object.
-    fn digest(&self, json: &RawValue) -> Result<Hash128, KeyError> {
-        let value: ruma::CanonicalJsonValue = serde_json::from_str(json.get())
-            .map_err(|_| KeyError::Malformed("a one-time key is not canonical JSON"))?;
-        Ok(self.database.hash("one-time key content", value.to_string()))
-    }
-}
-
-/// The part of a key's id before the colon.
-pub(super) fn algorithm(key_id: &str) -> &str {
-    key_id.split_once(':').map_or(key_id, |(algorithm, _)| algorithm)
 }
 
 /// Checks device keys; returns them, and what is to be stored: the object with the device's own signature alone.
@@ -218,39 +276,32 @@ fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String),
     if object.texts("algorithms").is_none() || !object.has_signatures() {
         return Err(KeyError::Malformed("device keys need `algorithms` and `signatures`"));
     }
-    let mut signing_key = None;
+    let device_id = owner.device_id;
     for (id, key) in object.keys()? {
-        let name = id.split_once(':').map(|(_, name)| name);
-        if name != Some(owner.device_id.as_str()) || !is_public_key(key) {
-            return Err(KeyError::Malformed(
-                "a device key is not named after its device, or not 32 bytes long",
+        if id.split_once(':').map(|(_, name)| name) != Some(device_id.as_str()) {
+            return Err(KeyError::Malformed("a device key is not named after its algorithm and device"));
+        }
+        let is_key = match id {
+            id if id.starts_with(ED25519) => is_signing_key(key),
+            id if id.starts_with(CURVE25519) => is_agreement_key(key),
+            _ => true,
+        };
+        if !is_key {
+            return Err(KeyError::Invalid(
+                format!("`{id}` is not a key of 32 bytes in unpadded base64").into(),
             ));
         }
-        if id.starts_with(ED25519) {
-            signing_key = Some((id, key));
-        }
     }
-    let (id, key) = signing_key.ok_or(KeyError::Malformed("device keys need an ed25519 key"))?;
-    let signature = object.signature(owner.user_id, id, key)?;
-    let stored = object.with_signatures(signature.map(|signature| (owner.user_id, id, signature)));
+    let signing_key =
+        object.signing_key(device_id).ok_or(KeyError::Malformed("device keys need an ed25519 key"))?;
+    let agrees = object.keys()?.iter().any(|(id, _)| id.starts_with(CURVE25519));
+    if !agrees && object.texts("algorithms").is_some_and(|algorithms| algorithms.contains(&OLM)) {
+        return Err(KeyError::Malformed("device keys with this algorithm need a curve25519 key"));
+    }
+    let id = &signing_key.id;
+    let signature = object.signature(owner.user_id, id, &signing_key.public)?;
+    let signature = signature
+        .ok_or_else(|| KeyError::Signature(format!("device keys have to be signed by `{id}`").into()))?;
+    let stored = object.with_signatures(Some((owner.user_id, id, signature)));
     Ok((object, stored))
-}
-
-fn check_one_time(keys: &BTreeMap<String, Box<RawValue>>) -> Result<(), KeyError> {
-    let mut bytes = 0_usize;
-    for (id, json) in keys {
-        let named =
-            id.split_once(':').is_some_and(|(algorithm, name)| !algorithm.is_empty() && !name.is_empty());
-        if !named {
-            return Err(KeyError::Malformed("the id of a one-time key is not `algorithm:name`"));
-        }
-        if id.len() > KEY_ID_BYTES_MAX || json.get().len() > OBJECT_BYTES_MAX {
-            return Err(KeyError::TooLarge);
-        }
-        if !json.get().starts_with(['{', '"']) {
-            return Err(KeyError::Malformed("a one-time key is neither a string nor an object"));
-        }
-        bytes = bytes.saturating_add(json.get().len()).saturating_add(KEY_ID_BYTES_MAX);
-    }
-    if bytes > UPLOAD_BYTES_MAX { Err(KeyError::TooLarge) } else { Ok(()) }
 }

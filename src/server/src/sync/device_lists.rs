@@ -35,6 +35,10 @@ impl Inner {
             Some(since) => changed |= self.changed_keys(reader, since, until).await?,
         }
         changed -= &sharing.going;
+        // Who comes to a room of other servers has their own devices told of there: the other devices learn of it too.
+        if !reader.newly_joined.is_empty() && self.has_users_of_others(&sharing.coming).await? {
+            changed.insert(reader.own.0);
+        }
         if changed.is_empty() && sharing.going.is_empty() {
             return Ok(false);
         }
@@ -67,6 +71,10 @@ impl Inner {
         let mut users = self.members.union(&rooms).await?;
         users.insert(reader.own.0);
         Ok(users)
+    }
+
+    pub(super) async fn has_users_of_others(&self, users: &RoaringBitmap) -> Result<bool, Error> {
+        Ok(self.user_ids(users).await?.iter().any(|user_id| !self.sources.users.is_local(user_id)))
     }
 
     pub(super) async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {

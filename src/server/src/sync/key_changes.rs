@@ -46,6 +46,9 @@ impl Sync {
             changed = inner.changed_keys(reader, since, upto).await?;
             changed |= &sharing.coming;
             changed -= &sharing.going;
+            if !reader.newly_joined.is_empty() && inner.has_users_of_others(&sharing.coming).await? {
+                changed.insert(user.0);
+            }
             left = sharing.going;
         } else {
             let joined: Vec<RoomNumber> = rooms.joined.iter().map(RoomNumber).collect();

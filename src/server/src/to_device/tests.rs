@@ -138,21 +138,84 @@ async fn large_messages_are_cut_into_commits_and_none_is_lost() {
 async fn a_full_inbox_takes_no_more_and_does_not_stop_others() {
     let world = world().await;
     world.inbox.waiting().insert(world.phone, INBOX_MESSAGES_MAX);
+    let before = world.fixture.store.head();
     assert!(matches!(world.send("1", &to("PHONE", &json!({}))).await, Err(ToDeviceError::Full)));
-    world.send("2", &to("*", &json!({}))).await.unwrap();
+    assert_eq!(world.fixture.store.head(), before);
+    for txn_id in ["2", "2"] {
+        world.send(txn_id, &to("*", &json!({}))).await.unwrap();
+    }
     assert_eq!(world.receive(world.laptop, Position::ZERO).await.events.len(), 1);
     assert!(world.receive(world.phone, Position::ZERO).await.events.is_empty());
+    let refused = world.inbox.waiting_for(world.bob, world.phone).await.unwrap();
+    assert_eq!((refused.messages, refused.refused), (0, 1), "once, and shown to administrators");
+    assert!(refused.refused_ms.is_some());
+    // Others cannot be told, so that it is counted alone.
+    world.inbox.waiting().insert(world.phone, INBOX_MESSAGES_MAX);
+    for message_id in ["a", "a", "b"] {
+        let far = "@far:elsewhere".try_into().unwrap();
+        world.inbox.deliver(far, "m.test", message_id, &to("PHONE", &json!({}))).await.unwrap();
+    }
+    assert_eq!(world.inbox.waiting_for(world.bob, world.phone).await.unwrap().refused, 3);
+}
+
+#[tokio::test]
+async fn a_device_that_fetches_nothing_for_ninety_days_gets_no_more() {
+    let world = world().await;
+    let day = std::time::Duration::from_secs(86_400);
+    world.send("1", &to("*", &json!({}))).await.unwrap();
+    world.fixture.clock.advance(day * 89);
+    // One of them is in use.
+    let received = world.receive(world.laptop, Position::ZERO).await;
+    world.send("2", &to("*", &json!({}))).await.unwrap();
+    world.receive(world.laptop, received.upto).await;
+    world.fixture.clock.advance(day);
+    assert!(matches!(world.send("3", &to("PHONE", &json!({}))).await, Err(ToDeviceError::Full)));
+    world.send("4", &to("*", &json!({}))).await.unwrap();
+    assert_eq!(world.receive(world.laptop, Position::ZERO).await.events.len(), 2);
+    let waiting = world.inbox.waiting_for(world.bob, world.phone).await.unwrap();
+    assert_eq!((waiting.messages, waiting.refused), (2, 1), "nothing that was taken is dropped");
+    // It comes back, and is as any other.
+    let received = world.receive(world.phone, Position::ZERO).await;
+    assert_eq!(received.events.len(), 2);
+    world.receive(world.phone, received.upto).await;
+    world.send("5", &to("PHONE", &json!({}))).await.unwrap();
+    assert_eq!(world.receive(world.phone, received.upto).await.events.len(), 1);
+}
+
+#[tokio::test]
+async fn a_transaction_of_many_commits_goes_on_where_it_was_cut_off() {
+    let world = world().await;
+    for n in 0..28 {
+        world.fixture.sign_in(world.bob, Some(&format!("D{n}")), false).await;
+    }
+    let messages = to("*", &json!({ "x": "x".repeat(80_000) }));
+    let addressed = world.inbox.address(&id("bob"), "m.test", &messages).await.unwrap();
+    let devices: Vec<DeviceNumber> = addressed.iter().map(|(_, device, _)| *device).collect();
+    let hash = world.fixture.database.hash("to-device transaction", "m.test\0txn");
+    let part = Part { sender: world.laptop, hash, progress: None, waking: &[] };
+    assert!(matches!(world.inbox.commit(&part, &mut addressed.clone()).await, Ok(Sent::Part)));
+    // A server that ends here, and is started again: meanwhile a device is gone that came first.
+    let gone = crate::audit::Actor::User(world.bob);
+    world.fixture.devices.delete(gone, world.bob, &devices[..1]).await.unwrap();
+    for _ in 0..2 {
+        world.send("txn", &messages).await.unwrap();
+    }
+    for device in &devices[1..] {
+        assert_eq!(world.receive(*device, Position::ZERO).await.events.len(), 1, "{device:?}");
+    }
 }
 
 #[tokio::test]
 async fn a_device_that_goes_meanwhile_does_not_stop_the_others() {
     let world = world().await;
-    let stale = vec![
-        (world.bob, DeviceNumber(9_999), "{}".to_owned()),
+    let mut stale = vec![
         (world.bob, world.phone, "{}".to_owned()),
         (world.bob, DeviceNumber(9_999), "{}".to_owned()),
+        (world.bob, DeviceNumber(9_999), "{}".to_owned()),
     ];
-    world.inbox.commit(world.laptop, "t", stale).await.unwrap();
+    let hash = world.fixture.database.hash("to-device transaction", "t");
+    let part = Part { sender: world.laptop, hash, progress: None, waking: &[] };
+    assert!(matches!(world.inbox.commit(&part, &mut stale).await, Ok(Sent::Whole)));
     assert_eq!(world.receive(world.phone, Position::ZERO).await.events.len(), 1);
     assert!(world.receive(DeviceNumber(9_999), Position::ZERO).await.events.is_empty());
 }

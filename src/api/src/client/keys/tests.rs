@@ -1,6 +1,11 @@
 //! Keys, backups and messages to devices through the router.
 
 use http::Method;
+use ruma::{
+    CanonicalJsonObject,
+    serde::{Base64, base64::Standard},
+    signatures::{Ed25519KeyPair, sign_json},
+};
 use serde_json::{Value, json};
 
 use crate::testing::{Answer, TestApp};
@@ -30,18 +35,34 @@ impl World {
     }
 }
 
+/// The object, signed by Alice's device.
+fn sign(pair: &Ed25519KeyPair, object: Value) -> Value {
+    let mut object: CanonicalJsonObject = serde_json::from_value(object).unwrap();
+    sign_json("@alice:example.org", pair, &mut object).unwrap();
+    serde_json::to_value(object).unwrap()
+}
+
 #[tokio::test]
 async fn keys_are_uploaded_queried_and_claimed() {
     let world = world().await;
     let device = &world.device;
-    let public = "A".repeat(43);
+    let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), device.clone()).unwrap();
+    let public = Base64::<Standard, _>::new(pair.public_key().to_vec()).encode();
     let device_keys = json!({
         "user_id": "@alice:example.org", "device_id": device, "algorithms": [],
-        "keys": { format!("ed25519:{device}"): public }, "signatures": {},
+        "keys": { format!("ed25519:{device}"): public },
     });
+    let device_keys = sign(&pair, device_keys);
+    let one_time_key = sign(&pair, json!({ "key": "A".repeat(43) }));
+    let mut forged = one_time_key.clone();
+    forged["key"] = json!(format!("B{}", "A".repeat(42)));
     let upload =
-        json!({ "device_keys": device_keys, "one_time_keys": { "signed_curve25519:a": { "key": "x" } } });
-    let uploaded = world.post("keys/upload", &upload).await;
+        |key: &Value| json!({ "device_keys": device_keys, "one_time_keys": { "signed_curve25519:a": key } });
+    let refused = world.post("keys/upload", &upload(&forged)).await;
+    assert_eq!(refused.error(), (400, "M_INVALID_SIGNATURE".to_owned()));
+    let refused = world.post("keys/upload", &upload(&sign(&pair, json!({ "key": "x" })))).await;
+    assert_eq!(refused.error(), (400, "M_INVALID_PARAM".to_owned()));
+    let uploaded = world.post("keys/upload", &upload(&one_time_key)).await;
     assert_eq!(uploaded.text, r#"{"one_time_key_counts":{"signed_curve25519":1}}"#);
     let query =
         json!({ "device_keys": { "@alice:example.org": [], "@far:elsewhere": [], "@none:example.org": [] } });
@@ -50,7 +71,7 @@ async fn keys_are_uploaded_queried_and_claimed() {
     assert_eq!(queried["failures"], json!({ "elsewhere": {} }));
     let claim = json!({ "one_time_keys": { "@alice:example.org": { device: "signed_curve25519" } } });
     let claimed = world.post("keys/claim", &claim).await.json();
-    let key = json!({ "signed_curve25519:a": { "key": "x" } });
+    let key = json!({ "signed_curve25519:a": one_time_key });
     assert_eq!(claimed["one_time_keys"], json!({ "@alice:example.org": { device: key } }));
     assert_eq!(world.post("keys/claim", &claim).await.json()["one_time_keys"], json!({}));
     let uploaded = world.post("keys/upload", &json!({})).await;
