@@ -71,6 +71,7 @@ pub mod threads;
 pub mod timestamp;
 pub mod upgrade;
 pub mod visibility;
+mod whereabouts;
 pub mod words;
 mod writer;
 
@@ -207,6 +208,7 @@ impl Rooms {
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
         let states = state::States::new(database.clone(), options.node_cache_bytes);
         let partials = partial::Partials::open(&database).await?;
+        whereabouts::fill(&database, &clock).await?;
         let core = Core {
             account_data: AccountData::new(database.clone()),
             database,
