@@ -257,6 +257,18 @@ pub(crate) enum Federation {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Lists what other servers were given: of one server, one room, or one user.
+    Ledger {
+        /// What a server was given (`partner.example`), or who was given what of a room (`!...`) or of a user (`@...`).
+        subject: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists the other machines that this server has spoken to, and what for.
+    Contacts {
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Makes a new signing key; the one before is kept for verifying what it signed. Restart the server after it.
     RotateKey {
         #[command(flatten)]

@@ -23,7 +23,7 @@ use allod_server::{
     media::{self, Media, Previews},
     metrics::{Metrics, Observed},
     notifications::Notifications,
-    outbox::Outbox,
+    outbox::{Outbox, ledger::Ledger},
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -185,6 +185,8 @@ pub struct Services {
     pub checkpoints: Checkpoints,
     /// Whom this server has spoken to.
     pub egress: Egress,
+    /// What other servers were given.
+    pub ledger: Ledger,
     /// What the server counts about itself.
     pub metrics: Metrics,
     /// Where background tasks are started.
@@ -234,7 +236,7 @@ impl App {
         let outside = (reach.federation.as_ref(), &reach.egress);
         let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { config, clock, random, tasks, .. } = base.clone();
+        let Base { database, config, clock, random, tasks, .. } = base.clone();
         Ok(Self(Arc::new(Services {
             metrics: open_metrics(&base, &user_data.wakes, &reach),
             limits: Limits::new(config.clone(), clock.clone()),
@@ -284,6 +286,7 @@ impl App {
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,
             egress: reach.egress,
+            ledger: Ledger::new(database),
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),

@@ -29,6 +29,7 @@ pub mod last_changes;
 pub mod log;
 pub mod media;
 pub mod metrics;
+mod named_media;
 pub mod notifications;
 pub mod numbers;
 pub mod outbox;
