@@ -33,6 +33,8 @@ mod logging;
 mod opened;
 #[path = "main/registration_token.rs"]
 mod registration_token;
+#[path = "main/room.rs"]
+mod room;
 #[path = "main/serve.rs"]
 mod serve;
 #[path = "main/service_manager.rs"]
@@ -71,6 +73,7 @@ fn main() -> ExitCode {
         Command::Federation(command) => run_briefly(federation::run(command)),
         Command::Status(options) => run_briefly(status::run(options)),
         Command::Task(command) => run_briefly(status::tasks(command)),
+        Command::Room(command) => run_briefly(room::run(command)),
         Command::RegistrationToken(command) => run_briefly(registration_token::run(command)),
         Command::User(command) => run_briefly(user::run(command)),
     };

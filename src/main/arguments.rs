@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Lists what the running server does by itself.
     #[command(subcommand)]
     Task(Task),
+    /// Looks at the rooms of the running server, not at what is said in them.
+    #[command(subcommand)]
+    Room(Room),
     /// Makes tokens with which people make accounts themselves, where accounts.registration is "token".
     #[command(subcommand)]
     RegistrationToken(RegistrationToken),
@@ -326,6 +329,28 @@ pub(crate) enum Task {
     /// Lists the tasks that run, by name.
     List {
         /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Room {
+    /// Lists the rooms.
+    List {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Shows a room: its members, its servers, how many events it has.
+    Show {
+        /// The room's id.
+        room: OwnedRoomId,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
         #[command(flatten)]

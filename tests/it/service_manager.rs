@@ -158,6 +158,8 @@ fn what_watches_it_sees_it() {
     assert_eq!(status["database"]["writable"], true);
     let (_, tasks) = say(&["task", "list"]);
     assert!(tasks.starts_with("TASK") && tasks.contains("\nlistener "), "{tasks}");
+    assert_eq!(say(&["room", "list"]), (true, String::new()));
+    assert!(!say(&["room", "show", "!none:a.example"]).0);
     let (_, token) = say(&["registration-token", "create", "--uses", "2", "--valid", "7 d"]);
     let (_, listed) = say(&["registration-token", "list"]);
     assert!(listed.contains(token.trim()) && listed.starts_with("TOKEN"), "{listed}");

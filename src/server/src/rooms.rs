@@ -49,6 +49,7 @@ mod media;
 pub mod membership;
 pub mod mutual;
 pub mod outside;
+pub mod overview;
 pub mod pagination;
 pub mod partial;
 pub mod policy;
