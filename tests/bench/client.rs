@@ -32,6 +32,11 @@ impl Client {
         Self { address, connection: None, token: None, user_id: String::new(), sent: 0 }
     }
 
+    /// Closes the connection; the next request opens another.
+    pub(crate) fn hang_up(&mut self) {
+        self.connection = None;
+    }
+
     /// Sends a request and reads the answer.
     pub(crate) async fn call(
         &mut self,

@@ -27,6 +27,7 @@ mod report;
 mod scenarios;
 mod send;
 mod server;
+mod waiting;
 
 /// Measures homeservers.
 #[derive(Debug, Parser)]
@@ -81,6 +82,9 @@ struct Plan {
     /// To how many people one sends, all of them waiting in a sync.
     #[arg(long, value_delimiter = ',', default_value = "100,500")]
     fan_out: Vec<usize>,
+    /// How many wait in a sync while nothing happens.
+    #[arg(long, default_value_t = 5000)]
+    waiting: usize,
     /// How long each scenario runs at most.
     #[arg(long, default_value_t = 5)]
     seconds: u64,

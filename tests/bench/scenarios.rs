@@ -11,6 +11,7 @@ use crate::{
     figure::{Figure, Meter},
     people, progress, read, report, send,
     server::Server,
+    waiting,
 };
 
 /// Members of the room that is written to.
@@ -80,6 +81,7 @@ impl Run<'_> {
         self.fan_outs().await?;
         self.figures.push(Figure::memory("after all of it", self.server.process));
         self.restarts().await?;
+        self.waits().await?;
         self.server.stop().await?;
         Ok(self.figures)
     }
@@ -235,6 +237,19 @@ impl Run<'_> {
         figure.elapsed = syncs.iter().sum();
         figure.cpu = cpu;
         self.figures.push(figure);
+        Ok(())
+    }
+
+    /// Many who wait while nothing happens, at a server that was just started if it is ours to start.
+    async fn waits(&mut self) -> anyhow::Result<()> {
+        let waiting = self.plan.waiting;
+        if waiting > self.server.fan_out_max || !self.wants("waiting in /sync") {
+            return Ok(());
+        }
+        people::register(&self.server, &mut self.people, waiting + 1).await?;
+        // The first is in hundreds of rooms, which would be another measurement.
+        let people = self.people.get_mut(1..=waiting).context("too few people")?;
+        self.figures.push(waiting::wait(&self.server, people).await?);
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ mod faults;
 mod person;
 mod proxy;
 mod shared_rooms;
+mod switched_off;
 
 /// A server and its client.
 struct Server {

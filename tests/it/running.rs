@@ -1,16 +1,50 @@
 //! The built program, started as a process of its own, and ended in every way that a process can end.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
 };
 
+/// What the surroundings set is no part of a test.
+const SURROUNDINGS: [&str; 5] = ["SERVER_NAME", "ALLOD_CONFIG", "ALLOD_SOCKET", "ALLOD_LOG", "NOTIFY_SOCKET"];
+
+/// System calls by which a process speaks to others, or could do so unseen.
+const CALLS: &str = "trace=socket,connect,sendto,sendmsg,sendmmsg,io_uring_setup";
+
+/// A tracer of a program that is still to be named, which writes into this file.
+fn strace(trace: &Path) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-D", "-f", "-q", "-s", "0", "--seccomp-bpf", "-e", CALLS, "-e", "signal=none", "-o"]);
+    command.arg(trace);
+    command
+}
+
+/// Why processes cannot be traced here, if they cannot.
+pub(crate) fn untraceable() -> Option<String> {
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    match strace(trace.path()).arg("true").output() {
+        Ok(output) if output.status.success() && trace_ended(trace.path()) => None,
+        other => Some(format!("{other:?}")),
+    }
+}
+
+/// Waits until the tracer has seen the end of the process.
+pub(crate) fn trace_ended(trace: &Path) -> bool {
+    (0..500).any(|_| {
+        let ended = fs::read_to_string(trace).is_ok_and(|text| text.contains("+++ exited with 0 +++"));
+        if !ended {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        ended
+    })
+}
+
 /// The program, with nothing said to it yet.
 pub(crate) fn allod() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_allod"));
-    // What the surroundings set is no part of a test.
-    for name in ["SERVER_NAME", "ALLOD_CONFIG", "ALLOD_SOCKET", "ALLOD_LOG"] {
+    for name in SURROUNDINGS {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
@@ -34,6 +68,19 @@ impl Running {
     pub(crate) fn configured(file: &Path, name: &str) -> Self {
         let mut command = allod();
         command.args(["serve", "--config"]).arg(file);
+        Self::answering(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), name)
+    }
+
+    /// The same under `strace`, which writes down every socket that the process and its threads open, and wherever they
+    /// connect or send something to.
+    pub(crate) fn traced(file: &Path, name: &str, trace: &Path) -> Self {
+        // The tracer is no parent, so that the process is this one's own child as ever.
+        let mut command = strace(trace);
+        command.arg(env!("CARGO_BIN_EXE_allod")).args(["serve", "--config"]).arg(file);
+        for name in SURROUNDINGS {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null());
         Self::answering(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap(), name)
     }
 

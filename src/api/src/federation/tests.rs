@@ -65,6 +65,57 @@ async fn who_is_not_on_the_list_is_refused() {
     assert_eq!(refusals.len(), 1);
 }
 
+/// What the specification lets everyone ask, so that it is not known which server does: keys, the version, and what a
+/// token or an identity server vouches for.
+const UNSIGNED: [(Method, &str); 7] = [
+    (Method::GET, "/_matrix/key/v2/server"),
+    (Method::GET, "/_matrix/key/v2/server/"),
+    (Method::GET, "/_matrix/key/v2/query/"),
+    (Method::POST, "/_matrix/key/v2/query"),
+    (Method::GET, "/_matrix/federation/v1/version"),
+    (Method::GET, "/_matrix/federation/v1/openid/userinfo"),
+    (Method::PUT, "/_matrix/federation/v1/3pid/onbind"),
+];
+
+/// The table of routes itself, so that an endpoint that is added later is in it.
+#[tokio::test]
+async fn a_server_that_is_not_listed_is_refused_at_every_endpoint() {
+    let server = server(FederationMode::Allow).await;
+    let (known, stranger) = (Peer::of(&server, "other.example").await, Peer::stranger("stranger.example"));
+    let routes = router::federation_routes(crate::endpoint::Routes::default());
+    let mut signed = 0;
+    for (template, endpoints) in &routes.paths {
+        for method in endpoints.iter().map(|endpoint| endpoint.method.clone()) {
+            let path = filled(template);
+            let unsigned = UNSIGNED.iter().any(|(of, begin)| {
+                *of == method && (path == *begin || (begin.ends_with('/') && path.starts_with(begin)))
+            });
+            let body = if method == Method::GET { "" } else { "{}" };
+            for peer in [&known, &stranger] {
+                let answer = peer.call(&server, method.clone(), &path, body).await;
+                if unsigned {
+                    assert_ne!(answer.status, 404, "{method} {path} is not served");
+                } else {
+                    assert_eq!(answer.error(), (403, "M_FORBIDDEN".to_owned()), "{method} {path}");
+                    signed += 1;
+                }
+            }
+        }
+    }
+    assert!(signed >= 2 * 28, "{signed}");
+    // Neither its keys nor anything else was asked for.
+    assert_eq!(server.app.egress.register().list(), []);
+    let refused = server.app.federation.as_ref().unwrap().policy.refusals();
+    let counted = |name: &str| refused.iter().find(|(server, _)| server == name).map(|(_, of)| of.inbound);
+    assert!(counted("other.example") >= Some(28) && counted("stranger.example") >= Some(28), "{refused:?}");
+}
+
+/// A path with something in the place of each parameter.
+fn filled(template: &str) -> String {
+    let parts = template.split('/').map(|part| if part.starts_with('{') { "stranger.example" } else { part });
+    parts.collect::<Vec<_>>().join("/")
+}
+
 #[tokio::test]
 async fn requests_are_let_in_by_their_signature() {
     let server = server(FederationMode::Open).await;
