@@ -21,8 +21,8 @@ use crate::{
         Stamped,
         accounts::Device,
         keys::{
-            DeviceKeys, FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, KeySignature, OneTimeKey,
-            OneTimeKeyById, OneTimeKeyDigest, OneTimeKeyRow, StoredKey,
+            DeviceKeys, FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, KeySignature, KeyUpload,
+            OneTimeKey, OneTimeKeyById, OneTimeKeyDigest, OneTimeKeyRow, StoredKey,
         },
     },
 };
@@ -77,6 +77,7 @@ impl Keys {
             if write.is_empty() {
                 return Ok(left);
             }
+            write.put::<KeyUpload>(&(owner.user, owner.device), &self.devices.now_ms());
             match self.database.commit(write).await {
                 Ok(_) => {
                     self.count_unsigned(&checked);

@@ -69,7 +69,7 @@ impl Device {
     async fn new(server: &Server, name: &str) -> Result<Self> {
         let client = Client::builder()
             .homeserver_url(server.url())
-            .request_config(RequestConfig::new().disable_retry().timeout(Duration::from_secs(30)))
+            .request_config(RequestConfig::new().retry_limit(5).timeout(Duration::from_secs(30)))
             .build()
             .await?;
         Ok(Self { name: name.to_owned(), client, texts: Texts::default(), syncing: None })
