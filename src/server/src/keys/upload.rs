@@ -294,7 +294,7 @@ fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String),
         return Err(KeyError::Malformed("device keys need `algorithms` and `signatures`"));
     }
     let device_id = owner.device_id;
-    let signed = object.signing_keys(owner.user_id).contains(&format!("{ED25519}{device_id}"));
+    let signed = !object.signing_keys(owner.user_id).is_empty();
     for (id, key) in object.keys()? {
         if id.split_once(':').map(|(_, name)| name) != Some(device_id.as_str()) {
             return Err(KeyError::Malformed("a device key is not named after its algorithm and device"));
@@ -319,6 +319,9 @@ fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String),
     }
     let id = &signing_key.id;
     let signature = object.signature(owner.user_id, id, &signing_key.public)?;
+    if signed && signature.is_none() {
+        return Err(KeyError::Signature(format!("the device keys are signed, but not by `{id}`").into()));
+    }
     let stored = object.with_signatures(signature.map(|signature| (owner.user_id, id.as_str(), signature)));
     Ok((object, stored))
 }

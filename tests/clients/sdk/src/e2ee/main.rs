@@ -1,6 +1,7 @@
-//! Encrypted rooms through matrix-sdk: `allod-test-e2ee PROGRAM [steps|soak] [OPTION=NUMBER…]`.
+//! Encrypted rooms through matrix-sdk: `allod-test-e2ee PROGRAM [steps|synapse PYTHON|soak] [OPTION=NUMBER…]`.
 //!
-//! `steps` is a story of people with several devices, on one server and then on two that talk to each other. `soak` is many
+//! `steps` is a story of people with several devices, on one server and then on two that talk to each other; `synapse` the same with an
+//! unmodified Synapse as the second. `soak` is many
 //! clients whose servers are killed meanwhile. Prints a line for every step, `ok …` or `FAILED …`.
 //!
 //! The measure: a message decrypts on every device that the sender's client knew, and whose user was in the room, before
@@ -78,6 +79,10 @@ async fn main() -> Result<ExitCode> {
             let two = tell(Servers::start(&program, 2)?, "on two servers").await?;
             one || two
         }
+        Some("synapse") => {
+            let python = PathBuf::from(arguments.next().context("say which Python has Synapse")?);
+            tell(Servers::start_with_synapse(&program, &python)?, "with Synapse").await?
+        }
         Some("soak") => {
             let plan = soak::Plan {
                 seconds: option("seconds", 600)?,
@@ -97,7 +102,7 @@ async fn main() -> Result<ExitCode> {
                 }
             }
         }
-        _ => bail!("there are steps and soak"),
+        _ => bail!("there are steps, synapse and soak"),
     };
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -3,13 +3,17 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+
+/// The longest that Synapse takes to answer after its start.
+const START_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Servers with certificates of an authority of their own.
 pub(crate) struct Servers {
@@ -18,11 +22,20 @@ pub(crate) struct Servers {
     _folder: TempDir,
 }
 
+/// What a server is.
+#[derive(Clone, Debug)]
+enum Kind {
+    /// The server under test.
+    Allod(PathBuf),
+    /// An unmodified Synapse, run by this Python.
+    Synapse(PathBuf),
+}
+
 /// A server that can be killed and started again on the same data, ports included.
 pub(crate) struct Server {
     /// Its name.
     pub(crate) name: String,
-    program: PathBuf,
+    kind: Kind,
     config: PathBuf,
     client_port: u16,
     process: Option<Child>,
@@ -31,11 +44,20 @@ pub(crate) struct Server {
 impl Servers {
     /// Starts some.
     pub(crate) fn start(program: &Path, count: usize) -> Result<Self> {
+        Self::start_all(vec![Kind::Allod(program.to_owned()); count])
+    }
+
+    /// Starts one, and a Synapse.
+    pub(crate) fn start_with_synapse(program: &Path, python: &Path) -> Result<Self> {
+        Self::start_all(vec![Kind::Allod(program.to_owned()), Kind::Synapse(python.to_owned())])
+    }
+
+    fn start_all(kinds: Vec<Kind>) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         certify(folder.path())?;
         let mut all = Vec::new();
-        for number in 0..count {
-            let mut server = Server::configure(program, folder.path(), number)?;
+        for (number, kind) in kinds.into_iter().enumerate() {
+            let mut server = Server::configure(kind, folder.path(), number)?;
             server.start()?;
             all.push(server);
         }
@@ -49,38 +71,24 @@ impl Servers {
 }
 
 impl Server {
-    fn configure(program: &Path, folder: &Path, number: usize) -> Result<Self> {
+    fn configure(kind: Kind, folder: &Path, number: usize) -> Result<Self> {
         let (client_port, federation_port) = (free_port()?, free_port()?);
         let name = format!("localhost:{federation_port}");
-        let config = folder.join(format!("{number}.toml"));
-        let (path, data) = (folder.display(), folder.join(format!("data-{number}")));
+        let config = folder.join(format!("{number}.conf"));
+        let data = folder.join(format!("data-{number}"));
         fs::create_dir(&data)?;
-        let text = format!(
-            r#"
-[server]
-name = "{name}"
-data_dir = "{}"
-[listeners]
-client = ["127.0.0.1:{client_port}"]
-federation = ["127.0.0.1:{federation_port}"]
-certificate = "{path}/server.pem"
-certificate_key = "{path}/server.key"
-[accounts]
-registration = "open"
-password_memory = "8 KiB"
-password_iterations = 1
-[limits]
-rates = false
-[egress]
-allowed_networks = ["127.0.0.0/8", "::1"]
-[federation]
-mode = "open"
-certificate_authorities = ["{path}/authority.pem"]
-"#,
-            data.display()
-        );
+        let text = match &kind {
+            Kind::Allod(_) => allod(folder, &data, &name, (client_port, federation_port)),
+            Kind::Synapse(_) => synapse(folder, &data, &name, (client_port, federation_port)),
+        };
         fs::write(&config, text)?;
-        Ok(Self { name, program: program.to_owned(), config, client_port, process: None })
+        if let Kind::Synapse(python) = &kind {
+            let mut command = Command::new(python);
+            command.args(["-m", "synapse.app.homeserver", "--generate-keys", "-c"]).arg(&config);
+            let output = command.output()?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(Self { name, kind, config, client_port, process: None })
     }
 
     /// Where clients reach it.
@@ -90,18 +98,35 @@ certificate_authorities = ["{path}/authority.pem"]
 
     /// Starts it and waits until it answers.
     pub(crate) fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
+        let mut command = match &self.kind {
+            Kind::Allod(program) => Command::new(program),
+            Kind::Synapse(python) => Command::new(python),
+        };
         for name in ["SERVER_NAME", "ALLOD_CONFIG", "ALLOD_SOCKET", "ALLOD_LOG"] {
             command.env_remove(name);
         }
-        command.args(["serve", "--config"]).arg(&self.config);
+        match &self.kind {
+            Kind::Allod(_) => command.args(["serve", "--config"]).arg(&self.config),
+            Kind::Synapse(_) => command.args(["-m", "synapse.app.homeserver", "-c"]).arg(&self.config),
+        };
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut process =
-            command.spawn().with_context(|| format!("cannot run {}", self.program.display()))?;
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().context("no output")?).read_line(&mut line)?;
+        let mut process = command.spawn().with_context(|| format!("cannot run {:?}", self.kind))?;
+        let output = process.stdout.take().context("no output")?;
         self.process = Some(process);
-        ensure!(line.starts_with("allod serves "), "the server does not start: {line:?}");
+        match &self.kind {
+            Kind::Allod(_) => {
+                let mut line = String::new();
+                BufReader::new(output).read_line(&mut line)?;
+                ensure!(line.starts_with("allod serves "), "the server does not start: {line:?}");
+            }
+            Kind::Synapse(_) => {
+                let began = Instant::now();
+                while TcpStream::connect(("127.0.0.1", self.client_port)).is_err() {
+                    ensure!(began.elapsed() < START_TIME_MAX, "Synapse does not start");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -128,6 +153,74 @@ impl Drop for Server {
         // It may have ended by itself.
         let _ = self.kill();
     }
+}
+
+/// The configuration of the server under test, with its ports for clients and other servers.
+fn allod(folder: &Path, data: &Path, name: &str, (client, federation): (u16, u16)) -> String {
+    let (path, data) = (folder.display(), data.display());
+    format!(
+        r#"
+[server]
+name = "{name}"
+data_dir = "{data}"
+[listeners]
+client = ["127.0.0.1:{client}"]
+federation = ["127.0.0.1:{federation}"]
+certificate = "{path}/server.pem"
+certificate_key = "{path}/server.key"
+[accounts]
+registration = "open"
+password_memory = "8 KiB"
+password_iterations = 1
+[limits]
+rates = false
+[egress]
+allowed_networks = ["127.0.0.0/8", "::1"]
+[federation]
+mode = "open"
+certificate_authorities = ["{path}/authority.pem"]
+"#
+    )
+}
+
+/// The same for Synapse.
+fn synapse(folder: &Path, data: &Path, name: &str, (client, federation): (u16, u16)) -> String {
+    let (path, data) = (folder.display(), data.display());
+    let limits = "{per_second: 100000, burst_count: 100000}";
+    format!(
+        r#"
+server_name: "{name}"
+public_baseurl: "http://127.0.0.1:{client}/"
+pid_file: {data}/homeserver.pid
+media_store_path: {data}/media
+signing_key_path: {data}/signing.key
+report_stats: false
+trusted_key_servers: []
+suppress_key_server_warning: true
+tls_certificate_path: {path}/server.pem
+tls_private_key_path: {path}/server.key
+federation_custom_ca_list: [{path}/authority.pem]
+ip_range_blacklist: []
+listeners:
+  - {{port: {client}, bind_addresses: ["127.0.0.1"], type: http, resources: [{{names: [client]}}]}}
+  - {{port: {federation}, bind_addresses: ["127.0.0.1"], type: http, tls: true, resources: [{{names: [federation]}}]}}
+database: {{name: sqlite3, args: {{database: {data}/homeserver.db}}}}
+enable_registration: true
+enable_registration_without_verification: true
+bcrypt_rounds: 4
+experimental_features: {{msc3967_enabled: true}}
+federation: {{destination_max_retry_interval: 2s, destination_min_retry_interval: 1s, destination_retry_multiplier: 1}}
+rc_message: {limits}
+rc_registration: {limits}
+rc_login: {{address: {limits}, account: {limits}, failed_attempts: {limits}}}
+rc_joins: {{local: {limits}, remote: {limits}}}
+rc_joins_per_room: {limits}
+rc_invites: {{per_room: {limits}, per_user: {limits}, per_issuer: {limits}}}
+rc_key_requests: {limits}
+macaroon_secret_key: a test
+form_secret: a test
+"#
+    )
 }
 
 fn free_port() -> Result<u16> {
