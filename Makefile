@@ -84,4 +84,12 @@ test-federation: ## Run the server beside an unmodified Synapse, in the same roo
 
 .PHONY: deb
 deb: ## Build the Debian package
-	@echo "make deb: there is no package yet; it comes with packaging" >&2; exit 1
+	@packaging/setup build deb
+	@$(CARGO) build --release
+	@packaging/deb
+
+.PHONY: test-package
+test-package: ## Install, upgrade, break and remove the Debian package in a clean Debian (needs root)
+	@packaging/setup build package
+	@$(CARGO) build --workspace
+	@. packaging/env && tests/package/run "$$CARGO_TARGET_DIR/debug/allod"

@@ -21,6 +21,8 @@ mod backup;
 mod check;
 #[path = "main/dev.rs"]
 mod dev;
+#[path = "main/document.rs"]
+mod document;
 #[path = "main/federation.rs"]
 mod federation;
 #[path = "main/fsck.rs"]
@@ -29,8 +31,16 @@ mod fsck;
 mod logging;
 #[path = "main/opened.rs"]
 mod opened;
+#[path = "main/registration_token.rs"]
+mod registration_token;
 #[path = "main/serve.rs"]
 mod serve;
+#[path = "main/service_manager.rs"]
+mod service_manager;
+#[path = "main/status.rs"]
+mod status;
+#[path = "main/table.rs"]
+mod table;
 #[path = "main/user.rs"]
 mod user;
 
@@ -52,12 +62,16 @@ fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Serve(options) => serve::run(&options),
         Command::Check(options) => check::run(&options),
+        Command::Document(command) => document::run(&command),
         Command::CheckConfig(file) => check_config(&file),
         Command::GenerateConfig(options) => generate_config(options),
         Command::Fsck(options) => run_fully(fsck::run(options)),
         Command::Backup(command) => run_fully(backup::run(command)),
         Command::Restore(options) => run_briefly(backup::restore(options)),
         Command::Federation(command) => run_briefly(federation::run(command)),
+        Command::Status(options) => run_briefly(status::run(options)),
+        Command::Task(command) => run_briefly(status::tasks(command)),
+        Command::RegistrationToken(command) => run_briefly(registration_token::run(command)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {
@@ -90,6 +104,9 @@ fn check_config(file: &ConfigFile) -> anyhow::Result<()> {
 }
 
 fn generate_config(options: GenerateConfig) -> anyhow::Result<()> {
-    let filled = Filled { server_name: options.server_name, data_dir: options.data_dir };
-    user::say(config::example(options.preset.into(), &filled).trim_end())
+    let (preset, short) = (options.preset.into(), options.short);
+    let filled =
+        Filled { server_name: options.server_name, data_dir: options.data_dir, partners: options.partner };
+    let text = if short { config::short(preset, &filled) } else { config::example(preset, &filled) };
+    user::say(text.trim_end())
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use allod_server::config::{self, Config, Overrides, Preset, Problems};
+use allod_server::config::{self, Config, Interval, Overrides, Preset, Problems};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ruma::{OwnedRoomId, OwnedServerName};
 
@@ -37,6 +37,36 @@ pub(crate) enum Command {
     /// Makes and changes accounts of the running server.
     #[command(subcommand)]
     User(User),
+    /// Says how the running server is: database, queues, servers that are not reached, memory.
+    Status(Status),
+    /// Lists what the running server does by itself.
+    #[command(subcommand)]
+    Task(Task),
+    /// Makes tokens with which people make accounts themselves, where accounts.registration is "token".
+    #[command(subcommand)]
+    RegistrationToken(RegistrationToken),
+    /// Writes what documents this program, for those who package it.
+    #[command(subcommand, hide = true)]
+    Document(Document),
+}
+
+/// What `allod document` is asked for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Document {
+    /// Writes a manual page for every command into a folder.
+    ManPages {
+        /// The folder, which must be there.
+        folder: PathBuf,
+    },
+    /// Prints what a shell completes the commands by.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints all commands in Markdown.
+    Commands,
+    /// Prints all options of the configuration in Markdown.
+    Options,
 }
 
 /// Where the configuration is.
@@ -84,6 +114,12 @@ pub(crate) struct GenerateConfig {
     /// The folder for the database.
     #[arg(long, value_name = "FOLDER")]
     pub(crate) data_dir: Option<PathBuf>,
+    /// A server that preset "partners" talks to; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) partner: Vec<OwnedServerName>,
+    /// Leave out the options that keep their defaults.
+    #[arg(long)]
+    pub(crate) short: bool,
 }
 
 /// The presets, as arguments.
@@ -218,6 +254,18 @@ pub(crate) enum Federation {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Lists what other servers were given: of one server, one room, or one user.
+    Ledger {
+        /// What a server was given (`partner.example`), or who was given what of a room (`!...`) or of a user (`@...`).
+        subject: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists the other machines that this server has spoken to, and what for.
+    Contacts {
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Makes a new signing key; the one before is kept for verifying what it signed. Restart the server after it.
     RotateKey {
         #[command(flatten)]
@@ -268,6 +316,64 @@ pub(crate) enum User {
         /// Leave the account's devices signed in.
         #[arg(long)]
         keep_devices: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// What `allod status` is asked to do.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Task {
+    /// Lists the tasks that run, by name.
+    List {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RegistrationToken {
+    /// Makes a token and prints it.
+    Create {
+        /// The token: letters, digits and . _ ~ - [default: one is made up].
+        #[arg(long)]
+        token: Option<String>,
+        /// How many accounts may be made with it [default: any number].
+        #[arg(long, value_name = "COUNT")]
+        uses: Option<u32>,
+        /// For how long, such as "7 d" or "2 h" [default: for ever].
+        #[arg(long, value_name = "TIME")]
+        valid: Option<Interval>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lists the tokens.
+    List {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Deletes a token; accounts made with it stay.
+    Delete {
+        /// The token.
+        token: String,
         #[command(flatten)]
         socket: Socket,
     },

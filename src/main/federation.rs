@@ -33,8 +33,41 @@ pub(crate) async fn run(command: Federation) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Federation::Ledger { subject, socket } => {
+            let kind = match subject.chars().next() {
+                Some('!') => "room",
+                Some('@') => "user",
+                _ => "server",
+            };
+            let path = format!("/_allod/admin/v1/federation/ledger/{kind}/{}", percent::encoded(&subject));
+            show(&client(&socket)?.send(Method::GET, &path, None).await?, "ledger", |line| {
+                let of = ["room_id", "user_id"].map(|field| text(line, field)).concat();
+                format!("{}: {of}: {}, {}", text(line, "server"), text(line, "kind"), extent(line, "count"))
+            })
+        }
+        Federation::Contacts { socket } => {
+            let answer = client(&socket)?.send(Method::GET, "/_allod/admin/v1/egress", None).await?;
+            show(&answer, "contacts", |line| {
+                let extent = extent(line, "requests");
+                format!("{}: {}, {extent}", text(line, "host"), text(line, "purpose"))
+            })
+        }
         Federation::RotateKey { file } => rotate_key(&file),
     }
+}
+
+/// Shows a list, a line for each entry.
+fn show(answer: &Value, list: &str, line: impl Fn(&Value) -> String) -> anyhow::Result<()> {
+    let entries = answer.get(list).and_then(Value::as_array);
+    entries.into_iter().flatten().try_for_each(|entry| say(&line(entry)))
+}
+
+/// How much it was, and when.
+fn extent(entry: &Value, counted: &str) -> String {
+    let number = |key| entry.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let bytes = number("bytes").saturating_add(number("bytes_received")).saturating_add(number("bytes_sent"));
+    let (first, last) = (number("first_ts"), number("last_ts"));
+    format!("{} {counted}, {bytes} bytes, from {first} to {last} (ms since 1970)", number(counted))
 }
 
 /// Shows the steps; an error if one is wrong.

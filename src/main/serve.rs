@@ -8,8 +8,8 @@ use std::{
 
 use allod_api::{
     app::App,
-    router,
-    server::{Bound, Server},
+    operation, router,
+    server::{Bound, PassedSocket, Server},
     tls::{Tls, TlsError},
 };
 use allod_server::{
@@ -28,6 +28,7 @@ use crate::{
     dev,
     logging::{self, FilterHandle},
     opened::Opened,
+    service_manager,
     user::say,
 };
 
@@ -73,9 +74,10 @@ pub(crate) fn run(options: &Serve) -> anyhow::Result<()> {
     let source = Source { options, forgotten };
     let config = source.read()?;
     check(&config)?;
+    let sockets = service_manager::sockets()?;
     let filter = logging::start(&config.logging)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("cannot start the runtime")?.block_on(run_server(source, config, &filter))
+    runtime.context("cannot start the runtime")?.block_on(run_server(source, config, sockets, &filter))
 }
 
 /// What can be found wrong with a configuration only by looking at this machine.
@@ -89,7 +91,12 @@ pub(crate) fn check(config: &Config) -> Result<(), Misconfigured> {
     Ok(())
 }
 
-async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -> anyhow::Result<()> {
+async fn run_server(
+    source: Source<'_>,
+    config: Config,
+    sockets: Vec<PassedSocket>,
+    filter: &FilterHandle,
+) -> anyhow::Result<()> {
     // First of all, so that a signal while the server starts is not lost; nor ignored, as process 1 does by default.
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let listeners = config.listeners.clone();
@@ -98,7 +105,7 @@ async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -
     opened.start_backups(source.file());
     let Opened { app, store, tasks, live, .. } = opened;
     let name = app.users.server_name().to_owned();
-    let server = Server::new(app.clone());
+    let server = Server::with_sockets(app.clone(), sockets);
     let mut addresses = Vec::new();
     for address in &listeners.client {
         let router = router::build(app.clone());
@@ -106,9 +113,16 @@ async fn run_server(source: Source<'_>, config: Config, filter: &FilterHandle) -
     }
     let tls = tls(&listeners)?;
     addresses.extend(listen_for_servers(&server, &app, &listeners, tls.as_ref())?);
-    listen(&server, &admin, 0o600, router::build_admin(app))?;
+    listen(&server, &admin, 0o600, router::build_admin(app.clone()))?;
+    for address in &listeners.metrics {
+        let bound = listen(&server, address, listeners.client_socket_mode(), operation::build(app.clone()))?;
+        tracing::info!(%bound, "metrics");
+    }
+    refuse_unclaimed(&server)?;
+    service_manager::watch(&tasks, &store);
     announce(&name, &addresses)?;
-    signals.wait(|| reload(&source, &live, filter, tls.as_ref())).await;
+    signals.wait(|| service_manager::reload(|| reload(&source, &live, filter, tls.as_ref()))).await;
+    service_manager::stopping();
     drain(&server, &tasks, &store, &mut signals).await
 }
 
@@ -148,15 +162,25 @@ fn listen_for_servers(
     Ok(addresses)
 }
 
-/// Says on standard output that requests are answered from now on.
+/// A socket that nobody answers would keep clients waiting for ever.
+fn refuse_unclaimed(server: &Server) -> Result<(), Misconfigured> {
+    match server.unclaimed().as_slice() {
+        [] => Ok(()),
+        addresses => Err(Misconfigured(format!(
+            "the service manager hands over sockets at {addresses:?}, where the configuration has no listener: make \
+             ListenStream= in the socket unit and listeners.client in the configuration the same"
+        ))),
+    }
+}
+
+/// Says to the service manager and on standard output that requests are answered from now on.
 fn announce(name: &ServerName, addresses: &[Bound]) -> anyhow::Result<()> {
     for address in addresses {
         tracing::info!(%address, server_name = %name, version = env!("CARGO_PKG_VERSION"), "ready");
     }
-    match addresses.first() {
-        Some(address) => say(&format!("allod serves {name} at {address}")),
-        None => Ok(()),
-    }
+    let first = addresses.first().map(|address| format!("allod serves {name} at {address}"));
+    service_manager::ready(first.as_deref().unwrap_or("allod serves nobody"));
+    first.map_or(Ok(()), |line| say(&line))
 }
 
 /// Takes over a changed configuration as far as a running server can.

@@ -83,6 +83,11 @@ impl Meter {
         Self { process, cpu: process.and_then(cpu), started: Instant::now() }
     }
 
+    /// How long it has measured.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
     /// Whether it has measured for this long.
     pub(crate) fn is_over(&self, limit: Duration) -> bool {
         self.started.elapsed() >= limit
@@ -118,7 +123,16 @@ pub(crate) fn cpu(process: u32) -> Option<Duration> {
 
 /// The memory that a process occupies.
 pub(crate) fn resident_kib(process: u32) -> Option<u64> {
+    of_status(process, "VmRSS:")
+}
+
+/// The most memory that a process has occupied.
+pub(crate) fn peak_kib(process: u32) -> Option<u64> {
+    of_status(process, "VmHWM:")
+}
+
+fn of_status(process: u32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse().ok()
 }

@@ -16,7 +16,9 @@ use clap::{Args, Parser, Subcommand};
 
 mod bulk;
 mod client;
+mod elsewhere;
 mod fan_out;
+mod federation;
 mod figure;
 mod grown;
 mod members;
@@ -48,6 +50,8 @@ enum Command {
     Bulk(bulk::Bulk),
     /// Starts allod over a folder that `bulk` filled, and measures start, history and sync.
     Grown(grown::Grown),
+    /// Measures what another server sends, and joins of its large rooms.
+    Federation(federation::Federation),
     /// Measures a message, a membership change and a fork in rooms with few and many members.
     Members(members::Members),
 }
@@ -105,6 +109,10 @@ fn main() -> anyhow::Result<()> {
         }
         Some(Command::Members(members)) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(members::run(&members))
+        }
+        // The other server's work must not slow down the measured one's clock.
+        Some(Command::Federation(plan)) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(federation::run(&plan))
         }
         Some(Command::Grown(grown)) => driver()?.block_on(grown::run(&grown)),
         None => driver()?.block_on(scenarios::run(&arguments.plan)),

@@ -1,6 +1,7 @@
 //! The servers that are measured: those that run already, and allod, which is started here.
 
 use std::{
+    ffi::OsString,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -85,7 +86,7 @@ pub(crate) struct Server {
 #[derive(Debug)]
 struct Program {
     binary: PathBuf,
-    data_dir: PathBuf,
+    arguments: Vec<OsString>,
     child: Child,
 }
 
@@ -100,15 +101,46 @@ impl Server {
     /// Starts allod over a folder and says how long it took until it answered.
     pub(crate) async fn start(binary: &Path, data_dir: &Path) -> anyhow::Result<(Self, Duration)> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let port = address.port().to_string();
+        let arguments = ["serve", "--dev", "--port", &port, "--data-dir"].map(OsString::from);
+        let arguments = arguments.into_iter().chain([data_dir.as_os_str().to_owned()]).collect();
+        Self::start_as(binary, address, arguments).await
+    }
+
+    /// Starts allod as one of servers that trust an authority.
+    pub(crate) async fn among_servers(
+        binary: &Path,
+        data_dir: &Path,
+        authority: &Path,
+    ) -> anyhow::Result<Self> {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let config = format!(
+            "[server]\nname = \"{address}\"\ndata_dir = {:?}\n[listeners]\nclient = [\"{address}\"]\n\
+             [accounts]\nregistration = \"open\"\npassword_memory = \"8 KiB\"\npassword_iterations = 1\n\
+             [limits]\nrates = false\n[egress]\nallowed_networks = [\"127.0.0.0/8\"]\n\
+             [federation]\nmode = \"open\"\ncertificate_authorities = [{authority:?}]\n",
+            data_dir.join("data"),
+        );
+        let file = data_dir.join("allod.toml");
+        std::fs::write(&file, config)?;
+        let arguments = vec!["serve".into(), "--config".into(), file.into_os_string()];
+        Ok(Self::start_as(binary, address, arguments).await?.0)
+    }
+
+    async fn start_as(
+        binary: &Path,
+        address: SocketAddr,
+        arguments: Vec<OsString>,
+    ) -> anyhow::Result<(Self, Duration)> {
         let started = Instant::now();
-        let child = spawn(binary, data_dir, address.port())?;
+        let child = spawn(binary, &arguments)?;
         let mut server = Self {
             name: "allod".to_owned(),
             address,
             process: Some(child.id()),
             secret: None,
             fan_out_max: usize::MAX,
-            program: Some(Program { binary: binary.to_owned(), data_dir: data_dir.to_owned(), child }),
+            program: Some(Program { binary: binary.to_owned(), arguments, child }),
         };
         server.wait_until_up().await?;
         Ok((server, started.elapsed()))
@@ -119,7 +151,7 @@ impl Server {
         let Some(program) = &mut self.program else { return Ok(None) };
         stop(&mut program.child).await?;
         let started = Instant::now();
-        program.child = spawn(&program.binary, &program.data_dir, self.address.port())?;
+        program.child = spawn(&program.binary, &program.arguments)?;
         self.process = Some(program.child.id());
         self.wait_until_up().await?;
         Ok(Some(started.elapsed()))
@@ -162,10 +194,9 @@ impl Drop for Program {
     }
 }
 
-fn spawn(binary: &Path, data_dir: &Path, port: u16) -> anyhow::Result<Child> {
+fn spawn(binary: &Path, arguments: &[OsString]) -> anyhow::Result<Child> {
     Command::new(binary)
-        .args(["serve", "--dev", "--port", &port.to_string(), "--data-dir"])
-        .arg(data_dir)
+        .args(arguments)
         .env("ALLOD_LOG", "warn")
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,6 +1,6 @@
 //! Journeys through a whole server in this process: the real router and services over a store in memory, or with
 //! `ALLOD_TEST_ENGINE=rocksdb` over one on disk. A module a chapter.
-//! What only a process can show (`program`, `crash`, `disk_full`) is shown with the built program.
+//! What only a process can show (`program`, `service_manager`, `crash`, `disk_full`) is shown with the built program.
 
 #![allow(
     clippy::unwrap_used,
@@ -27,3 +27,4 @@ mod program;
 mod push;
 mod running;
 mod server;
+mod service_manager;

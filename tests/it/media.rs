@@ -16,6 +16,8 @@ use crate::{
     server::{Person, TestServer, config},
 };
 
+mod events;
+
 /// As large as the default configuration allows.
 const LARGE: usize = 100 << 20;
 /// By how much memory may grow while such a file passes through, in KiB.

@@ -5,6 +5,8 @@ pub mod backup;
 pub mod device;
 pub mod federation;
 pub mod register;
+pub mod registration_token;
 pub mod room;
 pub mod server_notice;
+pub mod status;
 pub mod user;

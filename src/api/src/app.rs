@@ -21,8 +21,9 @@ use allod_server::{
     key_backup::KeyBackup,
     keys::Keys,
     media::{self, Media, Previews},
+    metrics::{Metrics, Observed},
     notifications::Notifications,
-    outbox::Outbox,
+    outbox::{Outbox, ledger::Ledger},
     passwords::PasswordError,
     presence::Presence,
     profiles::Profiles,
@@ -184,6 +185,10 @@ pub struct Services {
     pub checkpoints: Checkpoints,
     /// Whom this server has spoken to.
     pub egress: Egress,
+    /// What other servers were given.
+    pub ledger: Ledger,
+    /// What the server counts about itself.
+    pub metrics: Metrics,
     /// Where background tasks are started.
     pub tasks: Tasks,
     /// Cancelled when the server begins to stop: long polls return at once.
@@ -231,8 +236,9 @@ impl App {
         let outside = (reach.federation.as_ref(), &reach.egress);
         let of_users = (&profiles, &user_data);
         let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
-        let Base { config, clock, random, tasks, .. } = base;
+        let Base { database, config, clock, random, tasks, .. } = base.clone();
         Ok(Self(Arc::new(Services {
+            metrics: open_metrics(&base, &user_data.wakes, &reach),
             limits: Limits::new(config.clone(), clock.clone()),
             clock,
             config,
@@ -280,11 +286,26 @@ impl App {
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,
             egress: reach.egress,
+            ledger: Ledger::new(database),
             stopping: tasks.stopping().clone(),
             tasks,
             boot: random.token(6),
         })))
     }
+}
+
+fn open_metrics(base: &Base, wakes: &Wakes, reach: &Reach) -> Metrics {
+    let observed = Observed {
+        store: base.database.store().clone(),
+        config: base.config.clone(),
+        tasks: base.tasks.clone(),
+        wakes: wakes.clone(),
+        egress: reach.egress.clone(),
+        outbox: reach.outbox.clone(),
+        inbound: reach.inbound.clone(),
+        started_ms: base.clock.now_ms(),
+    };
+    Metrics::new(env!("CARGO_PKG_VERSION"), observed)
 }
 
 fn open_settings(base: &Base) -> (AccountData, PushRules) {

@@ -36,7 +36,8 @@
 //! 5. Register it in the file's `pub(crate) fn routes(routes: Routes) -> Routes` with `.endpoint(redact_event)`, and the
 //!    file in `router.rs`. Stable, r0 and unstable paths all come from ruma. Other kinds of routes:
 //!    `.raw_endpoint` returns bytes made elsewhere (sync, messages), `.upload_endpoint` reads the body as a stream ([`Upload`]),
-//!    `.route` serves what ruma does not know (pages, `/_synapse`), with `http::Request<Bytes>` as its request.
+//!    `.route` serves what ruma does not know (pages, `/_synapse`), with [`PlainRequest`] as its request, and `.upload_route`
+//!    the same with a stream.
 //! 6. Body limit, rate-limit class and time limit follow from the path: `Size::of` in `body.rs`, `Class::of` and
 //!    `Patience::of` in `limits.rs`. User-interactive
 //!    authentication is asked for with `Err(Error::uia(info))`.
@@ -201,6 +202,27 @@ impl Routes {
                 let body = call.read().await?;
                 let Call { app, parts, args, .. } = call;
                 handler(app, caller, PlainRequest { parts, args, body }).await
+            })
+        });
+        self.add(method, template, true, &run);
+        self
+    }
+
+    /// The same for a body that is not JSON: the handler reads it as a stream and limits it.
+    #[must_use]
+    pub fn upload_route<C, F, Fut>(mut self, method: &Method, template: &str, handler: F) -> Self
+    where
+        C: Caller<Unspecified>,
+        F: Fn(App, C, PlainRequest, Upload) -> Fut + Clone + Send + Sync + 'static,
+        Fut: Future<Output = Result<Response>> + Send + 'static,
+    {
+        let run = erase(move |mut call| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let caller = C::admit(call.identify(C::TOKEN).await?)?;
+                let upload = Upload::new(std::mem::take(&mut call.body));
+                let Call { app, parts, args, .. } = call;
+                handler(app, caller, PlainRequest { parts, args, body: Bytes::new() }, upload).await
             })
         });
         self.add(method, template, true, &run);

@@ -1,11 +1,15 @@
-//! What surrounds every request: CORS, an id, a line in the log, and a net under panics.
+//! What surrounds every request: CORS, an id, a line in the log, a count, and a net under panics.
 //!
-//! The log names the endpoint by its path template: no user, room or token stands in it.
+//! Log and metrics name the endpoint by its path template: no user, room or token stands in it.
 
 use std::{
     any::Any,
     panic::AssertUnwindSafe,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -23,6 +27,18 @@ use crate::{app::App, error::Error, response::Response};
 /// Names a request in the log and, if it fails on our side, to the client.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestId(pub(crate) String);
+
+/// What a response is to: kept beside it for the log and the metrics.
+#[derive(Clone, Debug)]
+pub(crate) struct Served {
+    /// The template of the path.
+    pub(crate) template: Arc<str>,
+    /// Whether it may wait: for news, for other servers, for a body.
+    pub(crate) waits: bool,
+}
+
+/// What is counted of requests that no endpoint answered.
+const NO_ENDPOINT: &str = "(none)";
 
 /// Headers of every response, errors and `OPTIONS` included.
 ///
@@ -45,12 +61,13 @@ pub(crate) async fn wrap(State(app): State<App>, mut request: Request, next: Nex
     if request.method() == Method::OPTIONS {
         return preflight();
     }
+    let method = request.method().clone();
     let id = RequestId(format!("{}-{}", app.boot, REQUESTS.fetch_add(1, Ordering::Relaxed)));
     let span = tracing::info_span!(
         parent: None,
         "request",
         id = id.0,
-        method = request.method().as_str(),
+        method = method.as_str(),
         endpoint = field::Empty
     );
     request.extensions_mut().insert(id.clone());
@@ -61,11 +78,26 @@ pub(crate) async fn wrap(State(app): State<App>, mut request: Request, next: Nex
             .await
             .unwrap_or_else(|panic| panicked(panic.as_ref(), &id));
         add_cors(&mut response);
-        let duration_ms = started.elapsed().as_millis();
-        tracing::info!(status = response.status().as_u16(), duration_ms, "served");
+        note(&app, &method, &response, started.elapsed());
         response
     };
     answer.instrument(span).await
+}
+
+/// Tells the log and the metrics of a request.
+fn note(app: &App, method: &Method, response: &Response, took: Duration) {
+    let (status, duration_ms) = (response.status().as_u16(), took.as_millis());
+    tracing::info!(status, duration_ms, "served");
+    let served = response.extensions().get::<Served>();
+    let endpoint = served.map_or(NO_ENDPOINT, |served| &served.template);
+    // Whoever makes up methods makes no metrics.
+    let method = if served.is_some() { method.as_str() } else { NO_ENDPOINT };
+    app.metrics.answered(method, endpoint, status, took);
+    let is_slow = took > app.config.get().logging.slow_requests.0;
+    if is_slow && !served.is_some_and(|served| served.waits) {
+        app.metrics.slow();
+        tracing::warn!(status, duration_ms, "slow");
+    }
 }
 
 fn preflight() -> Response {

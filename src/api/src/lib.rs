@@ -15,6 +15,7 @@ pub mod error;
 pub mod federation;
 pub mod limits;
 mod listener;
+pub mod operation;
 pub mod response;
 pub mod router;
 pub mod server;

@@ -35,6 +35,41 @@ pub(crate) enum Stream {
     Unix(UnixStream),
 }
 
+/// A socket that waits for connections already: the service manager opened it.
+#[derive(Debug)]
+pub enum PassedSocket {
+    /// On TCP.
+    Tcp(std::net::TcpListener),
+    /// A Unix socket.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl PassedSocket {
+    /// Where it waits; none for a Unix socket without a path.
+    pub(crate) fn address(&self) -> Option<ListenAddress> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok().map(ListenAddress::Tcp),
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok()?;
+                address.as_pathname().map(|path| ListenAddress::Unix(path.to_owned()))
+            }
+        }
+    }
+
+    pub(crate) fn listen(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Kind::Tcp).map(Listener)
+            }
+            Self::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                UnixListener::from_std(listener).map(Kind::Unix).map(Listener)
+            }
+        }
+    }
+}
+
 impl Listener {
     /// Begins to wait. A Unix socket gets this file mode; one that a stopped server left behind is replaced, one that a
     /// running server waits on is not.

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Router,
+    body::Body,
     extract::{RawPathParams, Request, rejection::RawPathParamsRejection},
     middleware,
     routing::any,
 };
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method, header, request::Parts};
 use tokio::time::timeout;
 
 use crate::{
@@ -17,9 +18,10 @@ use crate::{
     app::App,
     client,
     endpoint::{Call, Endpoint, Routes},
-    envelope::{self, RequestId},
-    error::Error,
+    envelope::{self, RequestId, Served},
+    error::{Error, Result},
     federation,
+    limits::Patience,
     response::Response,
 };
 
@@ -110,6 +112,7 @@ pub fn build_federation(app: App) -> Option<Router> {
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
     let routes = admin::room::routes(admin::user::routes(admin::device::routes(Routes::default())));
+    let routes = admin::registration_token::routes(admin::status::routes(routes));
     build_from(app, admin::federation::routes(admin::backup::routes(routes)))
 }
 
@@ -166,9 +169,25 @@ async fn dispatch(
         return method_not_allowed(&endpoints, &id);
     };
     tracing::Span::current().record("endpoint", &*endpoint.template);
+    let served =
+        Served { template: Arc::clone(&endpoint.template), waits: endpoint.patience != Patience::Ordinary };
+    let mut response =
+        run(app, endpoint, parts, args, body).await.unwrap_or_else(|error| error.into_response(&id.0));
+    response.extensions_mut().insert(served);
+    response
+}
+
+/// Runs an endpoint, for as long as it may take.
+async fn run(
+    app: App,
+    endpoint: &Endpoint,
+    parts: Parts,
+    args: Option<RawPathParams>,
+    body: Body,
+) -> Result<Response> {
     // None: an argument is not UTF-8 after decoding.
     let Some(args) = args else {
-        return Error::invalid_param("The path is not UTF-8").into_response(&id.0);
+        return Err(Error::invalid_param("The path is not UTF-8"));
     };
     let config = app.config.get();
     let peer = parts.extensions.get::<Peer>().copied();
@@ -182,11 +201,10 @@ async fn dispatch(
         size: endpoint.size,
     };
     let answer = (endpoint.run)(call);
-    let answer = match endpoint.patience.time_max(&config.limits) {
+    match endpoint.patience.time_max(&config.limits) {
         Some(time) => timeout(time, answer).await.unwrap_or_else(|_| Err(Error::timed_out())),
         None => answer.await,
-    };
-    answer.unwrap_or_else(|error| error.into_response(&id.0))
+    }
 }
 
 fn method_not_allowed(endpoints: &[Endpoint], id: &RequestId) -> Response {

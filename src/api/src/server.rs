@@ -22,6 +22,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+pub use crate::listener::PassedSocket;
 use crate::{
     address::Peer,
     app::App,
@@ -41,6 +42,8 @@ pub struct Server {
     app: App,
     connections: TaskTracker,
     open: Open,
+    /// Sockets that wait for a listener with their address.
+    passed: Arc<Mutex<Vec<PassedSocket>>>,
 }
 
 /// Where a listener waits: the port may have been chosen by the system.
@@ -70,7 +73,32 @@ impl Bound {
 impl Server {
     /// A server that listens nowhere yet.
     pub fn new(app: App) -> Self {
-        Self { app, connections: TaskTracker::new(), open: Open::default() }
+        Self::with_sockets(app, Vec::new())
+    }
+
+    /// The same; a listener for the address of one of these sockets takes that instead of opening its own.
+    pub fn with_sockets(app: App, sockets: Vec<PassedSocket>) -> Self {
+        let passed = Arc::new(Mutex::new(sockets));
+        Self { app, connections: TaskTracker::new(), open: Open::default(), passed }
+    }
+
+    /// Where sockets wait that no listener has taken.
+    pub fn unclaimed(&self) -> Vec<String> {
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = |socket: &PassedSocket| {
+            socket
+                .address()
+                .map_or_else(|| "a socket without a name".to_owned(), |address| address.to_string())
+        };
+        passed.iter().map(name).collect()
+    }
+
+    fn open(&self, address: &ListenAddress, socket_mode: u32) -> io::Result<Listener> {
+        let mut passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        match passed.iter().position(|socket| socket.address().as_ref() == Some(address)) {
+            Some(index) => passed.swap_remove(index).listen(),
+            None => Listener::bind(address, socket_mode),
+        }
     }
 
     /// Begins to serve `router` at an address. A Unix socket gets this file mode.
@@ -96,7 +124,7 @@ impl Server {
         router: Router,
         tls: Option<Tls>,
     ) -> io::Result<Bound> {
-        let listener = Listener::bind(address, socket_mode)?;
+        let listener = self.open(address, socket_mode)?;
         let bound = Bound {
             address: listener.local_address().map_or_else(|| address.clone(), ListenAddress::Tcp),
             secure: tls.is_some(),
@@ -282,6 +310,24 @@ mod tests {
         });
         assert!(request.0.ends_with("slow"), "{}", request.0);
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_handed_over_is_taken_for_its_address() {
+        let app = TestApp::with(config(), |_| Router::new()).await.app;
+        let (wanted, other) = (|| std::net::TcpListener::bind("127.0.0.1:0").unwrap(), "127.0.0.1:0");
+        let (first, second) = (wanted(), wanted());
+        let address = first.local_addr().unwrap();
+        let left = second.local_addr().unwrap().to_string();
+        let server = Server::with_sockets(app, vec![PassedSocket::Tcp(first), PassedSocket::Tcp(second)]);
+        let router = || Router::new().route("/", get(|| async { "hello" }));
+        // Whoever bound it anew would find it taken.
+        server.listen(&ListenAddress::Tcp(address), 0, router()).unwrap();
+        server.listen(&other.parse().unwrap(), 0, router()).unwrap();
+        assert_eq!(server.unclaimed(), [left]);
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        assert!(exchange(&mut stream, request).await.ends_with("hello"));
     }
 
     #[tokio::test]

@@ -48,6 +48,12 @@ impl<R> WithQuery<R> {
         let mut pairs = form_urlencoded::parse(self.query.as_bytes());
         pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
     }
+
+    /// All values of the parameters that have one of these names.
+    pub(crate) fn parameters(&self, names: &[&str]) -> Vec<String> {
+        let pairs = form_urlencoded::parse(self.query.as_bytes());
+        pairs.filter(|(key, _)| names.contains(&&**key)).map(|(_, value)| value.into_owned()).collect()
+    }
 }
 
 impl<R: Metadata> Metadata for WithQuery<R> {

@@ -35,6 +35,13 @@ pub(super) fn check(config: &Config, is_running: bool, findings: &mut Findings) 
             "Set listeners.trusted_proxies = [\"127.0.0.1\", \"::1\"], or where the proxy is.",
         );
     }
+    for address in listeners.metrics.iter().filter(|address| is_beyond_this_machine(address)) {
+        findings.doubtful(
+            "listeners.metrics",
+            format!("{address} tells everyone who reaches it how much goes on here"),
+            "Listen on 127.0.0.1:9187, or make sure that the network is trusted.",
+        );
+    }
     match &config.server.public_url {
         None => findings.doubtful(
             "server.public_url",

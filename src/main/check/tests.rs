@@ -113,6 +113,8 @@ fn doors_that_stand_open() {
     machine.finds(Level::Doubtful, "accounts.registration", "anyone");
     machine.config.listeners.client = vec![ListenAddress::Tcp(([0, 0, 0, 0], 8008).into())];
     machine.finds(Level::Doubtful, "listeners.client", "without TLS");
+    machine.config.listeners.metrics = vec![ListenAddress::Tcp(([0, 0, 0, 0], 9187).into())];
+    machine.finds(Level::Doubtful, "listeners.metrics", "how much goes on");
     machine.config.listeners.client = vec![ListenAddress::Tcp(([127, 0, 0, 1], 8008).into())];
     machine.config.listeners.trusted_proxies.clear();
     machine.finds(Level::Doubtful, "listeners.trusted_proxies", "count as one address");

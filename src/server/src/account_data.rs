@@ -18,6 +18,7 @@ use serde_json::value::RawValue;
 use crate::{
     database::{Corrupt, Database, Error, Range, Write},
     log::Happened,
+    named_media,
     numbers::{Hash128, RoomNumber, UserNumber},
     tables::{
         Stamped,
@@ -305,6 +306,9 @@ impl AccountData {
             return Err(AccountDataError::NotAnObject);
         }
         let (user, room, kind) = key;
+        for keep in named_media::keep(&self.database, user, content) {
+            self.database.commit(keep).await?;
+        }
         match old.first() {
             Some((_, head)) => {
                 write.exists::<AccountDataChange>(&(user, head.position, room, kind));

@@ -19,6 +19,7 @@ mod logging;
 mod media;
 mod notices;
 mod option;
+mod page;
 mod push;
 mod read;
 mod reload;
@@ -34,7 +35,7 @@ pub use self::{
     backup::Backup,
     egress::Egress,
     ephemeral::Ephemeral,
-    example::{Filled, Preset, example},
+    example::{Filled, Preset, example, short},
     federation::{Federation, FederationMode, PartnerRule, Refusable},
     limits::Limits,
     listeners::Listeners,
@@ -42,6 +43,7 @@ pub use self::{
     media::Media,
     notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
+    page::options_page,
     push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},

@@ -108,6 +108,21 @@ impl Database {
         row.map(|value| decode::<T>(&value)).transpose()
     }
 
+    /// Rows of two tables, one consistent snapshot.
+    pub async fn get_two<A: Table, B: Table>(
+        &self,
+        first: &A::Key,
+        second: &B::Key,
+    ) -> Result<(Option<A::Value>, Option<B::Value>), Error> {
+        let keys = [storage_key::<A>(first).0, storage_key::<B>(second).0];
+        let mut rows = self.store.multi_get(&keys).await?.into_iter();
+        let (first, second) = (rows.next().flatten(), rows.next().flatten());
+        Ok((
+            first.map(|value| decode::<A>(&value)).transpose()?,
+            second.map(|value| decode::<B>(&value)).transpose()?,
+        ))
+    }
+
     /// The rows under `keys`, one consistent snapshot, in their order. At most 1,000.
     pub async fn multi_get<T: Table>(&self, keys: &[T::Key]) -> Result<Vec<Option<T::Value>>, Error> {
         if keys.is_empty() {

@@ -6,6 +6,7 @@
 //! cannot be built: no client, no look-up.
 
 mod address;
+mod kept;
 mod names;
 mod outbound;
 mod register;

@@ -17,6 +17,7 @@ pub mod staging;
 pub mod standing;
 #[cfg(test)]
 mod tests;
+mod unverified;
 
 use std::{
     collections::HashMap,
@@ -32,6 +33,7 @@ use self::{
     repair::{RepairSources, Repairs},
     staging::{Staging, StagingSources},
     standing::ServerSets,
+    unverified::{Unverified, UnverifiedSources},
 };
 use crate::{
     clock::Clock,
@@ -100,6 +102,7 @@ struct Inner {
     peers: Arc<dyn Peers>,
     gaps: Gaps,
     staging: Staging,
+    unverified: Unverified,
     servers: ServerSets,
     /// One transaction of a server at a time.
     turns: Mutex<HashMap<OwnedServerName, Arc<tokio::sync::Mutex<()>>>>,
@@ -130,6 +133,14 @@ impl Inbound {
             tasks: tasks.clone(),
         };
         let staging = Staging::open(sources).await?;
+        let unverified = Unverified::start(UnverifiedSources {
+            database: database.clone(),
+            rooms: rooms.clone(),
+            verifier: verifier.clone(),
+            staging: staging.clone(),
+            clock: clock.clone(),
+            tasks: tasks.clone(),
+        });
         Ok(Self(Arc::new(Inner {
             database,
             clock,
@@ -146,6 +157,7 @@ impl Inbound {
             peers,
             gaps,
             staging,
+            unverified,
             servers: ServerSets::default(),
             turns: Mutex::default(),
             backfills,
@@ -155,6 +167,11 @@ impl Inbound {
     /// Ends when everything that was acknowledged is in its room.
     pub async fn idle(&self) {
         self.0.staging.idle().await;
+    }
+
+    /// How many events wait for their rooms, and for how many rooms.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.0.staging.waiting()
     }
 
     /// The turn of a server; the entry goes with the last who waits.

@@ -28,6 +28,8 @@ pub mod keys;
 pub mod last_changes;
 pub mod log;
 pub mod media;
+pub mod metrics;
+mod named_media;
 pub mod notifications;
 pub mod numbers;
 pub mod outbox;

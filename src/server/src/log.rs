@@ -66,6 +66,8 @@ pub enum Happened {
         /// The room.
         room: RoomNumber,
     },
+    /// An event that named files, or carried them, is gone or redacted.
+    LooseMedia,
 }
 
 impl Happened {

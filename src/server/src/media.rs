@@ -19,14 +19,18 @@ use crate::{
     config::{self, Live},
     database::{Database, Error, Range, Write},
     federation::client::FederationClient,
+    named_media,
     numbers::{Hash128, UserNumber},
     random::Random,
+    rooms::Rooms,
     tables::media::{MediaFile, MediaRow, UnownedBlob},
     tasks::Tasks,
 };
 
+mod access;
 mod animate;
 mod content;
+mod loose;
 mod multipart;
 mod pending;
 mod picture;
@@ -41,6 +45,7 @@ mod upload;
 pub use allod_storage::BlobReader as Reader;
 
 pub use self::{
+    access::{Asker, AttachError, CopyError},
     content::{Content, ContentError, Wanted},
     pending::CreateError,
     picture::{Method, PictureError},
@@ -73,6 +78,8 @@ pub struct MediaSources {
     pub tasks: Tasks,
     /// Requests to other servers; none where federation is off.
     pub client: Option<FederationClient>,
+    /// The rooms whose events files are sent with.
+    pub rooms: Rooms,
 }
 
 /// The files of this server, and those of others that it keeps for a while.
@@ -88,6 +95,7 @@ struct Inner {
     clock: Clock,
     random: Random,
     tasks: Tasks,
+    rooms: Rooms,
     thumbnails: thumbnail::Thumbnails,
     remote: remote::Remote,
     /// Held by who removes old files of other servers.
@@ -110,7 +118,7 @@ pub enum OpenError {
 impl Media {
     /// Opens the folder, or memory where the rows are in memory too, and starts the removal of what is left over.
     pub async fn open(sources: MediaSources) -> Result<Self, OpenError> {
-        let MediaSources { database, config, clock, random, tasks, client } = sources;
+        let MediaSources { database, config, clock, random, tasks, client, rooms } = sources;
         let now = config.get();
         let blobs = if now.media.folder.is_none() && database.store().forgets() {
             Blobs::memory()
@@ -132,7 +140,10 @@ impl Media {
             making_room: tokio::sync::Mutex::default(),
             arrived: Notify::new(),
             tasks,
+            rooms,
         }));
+        media.mark_beginning().await?;
+        loose::start(&media);
         sweep::start(&media, left_over.into_iter().map(|(name, _)| BlobName(name)).collect());
         Ok(media)
     }
@@ -152,12 +163,12 @@ impl Media {
     }
 
     fn key(&self, server: &ServerName, media_id: &str) -> Hash128 {
-        self.0.database.hash("media", format!("{server}/{media_id}"))
+        named_media::key(&self.0.database, server.as_str(), media_id)
     }
 
     fn key_of(&self, row: &MediaRow) -> Hash128 {
         let server = row.server.as_deref().unwrap_or(self.0.server_name.as_str());
-        self.0.database.hash("media", format!("{server}/{}", row.media_id))
+        named_media::key(&self.0.database, server, &row.media_id)
     }
 
     async fn row(&self, key: Hash128) -> Result<Option<MediaRow>, Error> {

@@ -51,8 +51,10 @@ pub mod queue;
 mod recipients;
 pub mod servers;
 mod start;
+mod state;
 pub mod transport;
 
+pub use state::ServerState;
 pub use transport::{SendFailure, Transport};
 
 /// What the outbox is made from.

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     database::{Database, Error, Write},
+    named_media,
     numbers::UserNumber,
     tables::profiles::{Profile, ProfileRecord},
     users::Users,
@@ -95,6 +96,9 @@ impl Profiles {
         }
         let in_member_events = matches!(name, "displayname" | "avatar_url");
         let json = normal(name, value)?;
+        for write in named_media::keep(&self.database, user, json.as_deref().unwrap_or_default()) {
+            self.database.commit(write).await.map_err(Error::from)?;
+        }
         loop {
             let before = self.database.get::<Profile>(&user).await?;
             let mut after = before.clone().unwrap_or_default();

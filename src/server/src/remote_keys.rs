@@ -162,15 +162,15 @@ impl RemoteKeys {
     /// Rooms that both users have joined.
     async fn shared(&self, one: UserNumber, other: UserNumber) -> Result<Vec<RoomNumber>, Error> {
         let joined = self.rooms.rooms_of(one, Membership::Join).await?;
-        // Who is in a room that was joined without its members, is not certain yet.
-        let whole = joined.into_iter().filter(|room| !self.rooms.is_partial(*room));
-        let keys: Vec<_> = whole.map(|room| (room, other)).collect();
+        let keys: Vec<_> = joined.iter().flat_map(|room| [(*room, one), (*room, other)]).collect();
         let rows = self.database.get_all::<RoomMember>(&keys).await?;
-        let shared = keys
-            .into_iter()
-            .zip(rows)
-            .filter(|(_, row)| row.as_ref().is_some_and(|row| row.value.membership == Membership::Join));
-        Ok(shared.map(|((room, _), _)| room).take(ROOMS_MAX).collect())
+        let shared = joined.into_iter().zip(rows.chunks(2)).filter(|(room, rows)| {
+            let [Some(one), Some(other)] = rows else { return false };
+            // Who is in a room that was joined without its members, is not certain yet, but of those who came since.
+            other.value.membership == Membership::Join
+                && (!self.rooms.is_partial(*room) || other.position > one.position)
+        });
+        Ok(shared.map(|(room, _)| room).take(ROOMS_MAX).collect())
     }
 
     /// Keeps what a server said, unless it told of a change while it was asked.

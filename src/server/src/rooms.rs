@@ -45,6 +45,7 @@ pub mod fsck;
 pub mod hierarchy;
 pub mod ingest;
 mod lookup;
+mod media;
 pub mod membership;
 pub mod mutual;
 pub mod outside;
@@ -70,6 +71,7 @@ pub mod threads;
 pub mod timestamp;
 pub mod upgrade;
 pub mod visibility;
+mod whereabouts;
 pub mod words;
 mod writer;
 
@@ -210,6 +212,7 @@ impl Rooms {
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
         let states = state::States::new(database.clone(), options.node_cache_bytes);
         let partials = partial::Partials::open(&database).await?;
+        whereabouts::fill(&database, &clock).await?;
         let core = Core {
             account_data: AccountData::new(database.clone()),
             database,

@@ -53,7 +53,7 @@ mod badge;
 mod device_lists;
 mod follow;
 mod json;
-mod key_changes;
+pub mod key_changes;
 mod lazy;
 pub mod members;
 pub mod memberships;

@@ -34,6 +34,7 @@ pub mod search;
 pub mod threads;
 pub mod upkeep;
 pub mod user_data;
+pub mod whereabouts;
 
 /// What kind of data a table holds, in the words of a data-protection report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -334,6 +335,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         notified::TABLES,
         profiles::TABLES,
         user_data::TABLES,
+        whereabouts::TABLES,
         push::TABLES,
         search::TABLES,
         keys::TABLES,

@@ -60,8 +60,15 @@ impl Amenities {
         });
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
-        let sources =
-            MediaSources { database, config: config.clone(), clock: clock.clone(), random, tasks, client };
+        let sources = MediaSources {
+            database,
+            config: config.clone(),
+            clock: clock.clone(),
+            random,
+            tasks,
+            client,
+            rooms: rooms.clone(),
+        };
         let media = Media::open(sources).await?;
         let previews = Previews::new(media.clone(), config, clock, egress)?;
         Ok(Self {

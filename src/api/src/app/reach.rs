@@ -45,6 +45,7 @@ impl Reach {
     ) -> Result<Self, OpenError> {
         let federation = open_federation(base)?;
         let egress = open_egress(base, federation.as_ref());
+        egress.register().keep(base.database.clone(), &base.tasks).await?;
         let Outbound { outbox, memberships } =
             outbound::open(base.clone(), federation.as_ref(), users, devices, (rooms, user_data)).await?;
         let (push, bridged) = tidings::start(base, users, (rooms, sync), user_data, &egress).await?;

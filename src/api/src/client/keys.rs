@@ -122,8 +122,8 @@ pub(crate) fn claimed(found: Claimed) -> OneTimeKeys {
 
 /// `GET /_matrix/client/v3/keys/changes`
 async fn get_key_changes(app: App, caller: Session, request: changes::Request) -> Result<changes::Response> {
-    let changed = app.sync.key_changes(caller.user, &request.from, &request.to).await?;
-    Ok(changes::Response::new(changed, Vec::new()))
+    let changes = app.sync.key_changes(caller.user, &request.from, &request.to).await?;
+    Ok(changes::Response::new(changes.changed, changes.left))
 }
 
 /// `POST /_matrix/client/v3/keys/device_signing/upload`

@@ -29,6 +29,7 @@ use crate::{
     response::{Response, from_ruma, json_bytes},
 };
 
+mod attached;
 mod download;
 mod preview;
 pub(crate) mod serve;
@@ -41,7 +42,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .endpoint(create_mxc_uri)
         .endpoint(get_media_config)
         .endpoint(get_media_config_before_accounts);
-    preview::routes(thumbnail::routes(download::routes(routes)))
+    attached::routes(preview::routes(thumbnail::routes(download::routes(routes))))
 }
 
 /// `POST /_matrix/media/v3/upload`
@@ -86,9 +87,13 @@ async fn receive(
 /// `POST /_matrix/media/v1/create`
 async fn create_mxc_uri(app: App, caller: Active, _: create::Request) -> Result<create::Response> {
     let (content_uri, expires_ms) = app.media.create(caller.user).await?;
+    Ok(created(content_uri, expires_ms))
+}
+
+fn created(content_uri: ruma::OwnedMxcUri, expires_ms: u64) -> create::Response {
     let mut response = create::Response::new(content_uri);
     response.unused_expires_at = Some(MilliSecondsSinceUnixEpoch(UInt::new_saturating(expires_ms)));
-    Ok(response)
+    response
 }
 
 /// `GET /_matrix/client/v1/media/config`

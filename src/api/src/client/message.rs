@@ -4,7 +4,7 @@
 
 use allod_server::{
     delayed_events::Wanted,
-    rooms::send::{SendError, TransactionName},
+    rooms::send::{SendError, SendOptions, TransactionName},
 };
 use http::StatusCode;
 use ruma::api::{
@@ -28,18 +28,22 @@ use crate::{
     wrapped::WithQuery,
 };
 
+/// What the parameter is called that attaches a file to an event, and will be (MSC3911).
+const ATTACH_MEDIA: [&str; 2] = ["org.matrix.msc3911.attach_media", "attach_media"];
+
 pub(crate) fn routes(routes: Routes) -> Routes {
     routes.raw_endpoint(send_message_event).raw_endpoint(send_state_event).endpoint(redact_event)
 }
 
 /// `PUT /_matrix/client/v3/rooms/{roomId}/send/{eventType}/{txnId}`
 ///
-/// With a delay, the event waits (MSC4140).
+/// With a delay, the event waits (MSC4140). Files can be attached (MSC3911).
 async fn send_message_event(app: App, session: Guest, asked: WithQuery<send::Request>) -> Result<Response> {
     if session.suspended {
         return Err(Error::user_suspended());
     }
     let delay = asked.parameter(DELAY_PARAMETER).as_deref().map(delay).transpose()?;
+    let attached = asked.parameters(&ATTACH_MEDIA);
     let request = asked.request;
     let kind = request.event_type.to_string();
     let path = format!("send/{}/{kind}", request.room_id);
@@ -47,14 +51,25 @@ async fn send_message_event(app: App, session: Guest, asked: WithQuery<send::Req
     let content = request.body.json();
     let caller = caller(&session);
     if let Some(delay) = delay {
+        refuse_attached(&attached)?;
         let room_id = &request.room_id;
         let wanted = Wanted { room_id, kind: &kind, state_key: None, content, delay };
         let delay_id = app.delayed_events.schedule(&caller, wanted, Some(transaction)).await?;
         return Ok(waits(&delay_id));
     }
     let at = request.timestamp.filter(|_| session.bridge.is_some());
-    let event_id = app.rooms.send_at(&request.room_id, &caller, (&kind, content), transaction, at).await?;
+    let options = SendOptions { at, attached: app.media.attachable(&caller, &attached).await? };
+    let event = (&*kind, content);
+    let event_id = app.rooms.send_with(&request.room_id, &caller, event, transaction, options).await?;
     from_ruma(send::Response::new(event_id))
+}
+
+/// What is sent later is attached to nothing until then, and would go.
+fn refuse_attached(attached: &[String]) -> Result<()> {
+    if attached.is_empty() {
+        return Ok(());
+    }
+    Err(Error::invalid_param("Files cannot be attached to delayed events"))
 }
 
 fn waits(delay_id: &str) -> Response {
@@ -68,11 +83,13 @@ async fn send_state_event(
     asked: WithQuery<set_state::Request>,
 ) -> Result<Response> {
     let delay = asked.parameter(DELAY_PARAMETER).as_deref().map(delay).transpose()?;
+    let attached = asked.parameters(&ATTACH_MEDIA);
     let request = asked.request;
     let kind = request.event_type.to_string();
     let content = request.body.json();
     let caller = caller(&session);
     if let Some(delay) = delay {
+        refuse_attached(&attached)?;
         let (room_id, state_key) = (&request.room_id, Some(request.state_key.as_str()));
         let wanted = Wanted { room_id, kind: &kind, state_key, content, delay };
         let delay_id = app.delayed_events.schedule(&caller, wanted, None).await?;
@@ -80,7 +97,8 @@ async fn send_state_event(
     }
     let at = request.timestamp.filter(|_| session.bridge.is_some());
     let state = (&*kind, &*request.state_key, content);
-    let event_id = app.rooms.set_state_at(&request.room_id, &caller, state, at).await?;
+    let options = SendOptions { at, attached: app.media.attachable(&caller, &attached).await? };
+    let event_id = app.rooms.set_state_with(&request.room_id, &caller, state, options).await?;
     from_ruma(set_state::Response::new(event_id))
 }
 
@@ -103,6 +121,7 @@ impl From<SendError> for Error {
                 Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, error.to_string())
             }
             SendError::MalformedAlias(reason) => Self::invalid_param(reason),
+            SendError::Attached => Self::invalid_param(error.to_string()),
             SendError::Append(error) => error.into(),
             SendError::Storage(error) => error.into(),
         }

@@ -77,6 +77,9 @@ async fn change(
     value: Option<Value>,
 ) -> Result<()> {
     own(session, user_id)?;
+    if let ("avatar_url", Some(Value::String(address))) = (name, &value) {
+        app.media.attach_to_profile(&caller(session), address).await?;
+    }
     let value = value.map(|value| to_raw_value(&value)).transpose().map_err(Error::internal)?;
     if app.profiles.set(session.user, name, value.as_deref()).await? {
         app.rooms.profile_changed(&caller(session)).await?;

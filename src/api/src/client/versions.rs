@@ -16,10 +16,11 @@ const VERSIONS: [&str; 20] = [
 ];
 
 /// Features outside the advertised versions. A feature is named here by the commit that serves it.
-const UNSTABLE_FEATURES: [&str; 8] = [
+const UNSTABLE_FEATURES: [&str; 9] = [
     "org.matrix.msc3391",
     "org.matrix.msc3874",
     "org.matrix.msc3890",
+    "org.matrix.msc3911",
     "org.matrix.msc4140",
     "org.matrix.msc4155",
     "org.matrix.msc4306",

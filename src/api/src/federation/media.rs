@@ -36,28 +36,29 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_matrix/federation/v1/media/download/{mediaId}`
 async fn get_content(app: App, origin: Origin, request: content::Request) -> Result<Response> {
     permit(&app, &origin, Refusable::Media)?;
-    let content = app.media.content(own(&app, &request.media_id, request.timeout_ms)).await?;
+    let content = app.media.content(own(&app, &origin, &request.media_id, request.timeout_ms)).await?;
     in_parts(&app, content).await
 }
 
 /// `GET /_matrix/federation/v1/media/thumbnail/{mediaId}`
 async fn get_content_thumbnail(app: App, origin: Origin, request: thumbnail::Request) -> Result<Response> {
     permit(&app, &origin, Refusable::Media)?;
-    let wanted = own(&app, &request.media_id, request.timeout_ms);
+    let wanted = own(&app, &origin, &request.media_id, request.timeout_ms);
     let size = thumbnails::size(request.width, request.height, request.method.as_ref(), request.animated);
     let content = app.media.thumbnail(wanted, size).await?;
     in_parts(&app, content).await
 }
 
 /// A file of this server's: others are asked of the server that has them.
-fn own<'a>(app: &'a App, media_id: &'a str, wait: Duration) -> Wanted<'a> {
-    Wanted { remote: false, ..Wanted::by_account(app.users.server_name(), media_id, wait) }
+fn own<'a>(app: &'a App, origin: &'a Origin, media_id: &'a str, wait: Duration) -> Wanted<'a> {
+    Wanted::by_server(origin, app.users.server_name(), media_id, wait)
 }
 
 async fn in_parts(app: &App, content: Content) -> Result<Response> {
     let boundary = app.media.boundary(BOUNDARY_LETTERS);
-    let mut head = format!("--{boundary}\r\nContent-Type: application/json\r\n\r\n{{}}\r\n--{boundary}\r\n")
-        .into_bytes();
+    let restrictions = &content.restrictions;
+    let json_part = format!("Content-Type: application/json\r\n\r\n{restrictions}");
+    let mut head = format!("--{boundary}\r\n{json_part}\r\n--{boundary}\r\n").into_bytes();
     let mut described = http::HeaderMap::new();
     serve::describe(&mut described, &content, None);
     for (name, value) in &described {

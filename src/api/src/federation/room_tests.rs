@@ -213,3 +213,32 @@ async fn members_are_omitted_on_request() {
     assert!(!kinds("state").contains(&"m.room.member".to_owned()));
     assert!(kinds("auth_chain").contains(&"m.room.member".to_owned()), "the creator's join allows the rest");
 }
+
+#[tokio::test]
+async fn files_attached_to_an_event_are_for_servers_in_its_room() {
+    let server = app().await;
+    let (peer, stranger) =
+        (Peer::of(&server, "partner.test").await, Peer::of(&server, "stranger.test").await);
+    let version = RoomVersionId::V12;
+    let (room_id, alice) = room(&server, &json!({ "preset": "public_chat", "room_version": version })).await;
+    join(&server, &peer, &room_id, &version).await;
+    let upload = "/_matrix/client/unstable/org.matrix.msc3911/media/upload";
+    let uploaded = server.call_as(&alice, Method::POST, upload, "for the room").await.json();
+    let uri = uploaded["content_uri"].as_str().unwrap();
+    let file = uri.rsplit('/').next().unwrap();
+    let path = format!("/_matrix/federation/v1/media/download/{file}");
+    assert_eq!(peer.call(&server, Method::GET, &path, "").await.error(), (403, "M_UNAUTHORIZED".into()));
+
+    let send = format!(
+        "/_matrix/client/v3/rooms/{room_id}/send/m.room.message/1?org.matrix.msc3911.attach_media={uri}"
+    );
+    let content = json!({ "msgtype": "m.file", "body": "a file", "url": uri });
+    let sent = server.call_as(&alice, Method::PUT, &send, content.to_string()).await.json();
+    let event_id = sent["event_id"].as_str().unwrap();
+    let answer = peer.call(&server, Method::GET, &path, "").await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    let restrictions = json!({ "org.matrix.msc3911.restrictions": { "event_id": event_id } });
+    let expected = format!("Content-Type: application/json\r\n\r\n{restrictions}\r\n--");
+    assert!(answer.text.contains(&expected) && answer.text.contains("for the room"), "{}", answer.text);
+    assert_eq!(stranger.call(&server, Method::GET, &path, "").await.error(), (403, "M_UNAUTHORIZED".into()));
+}

@@ -58,12 +58,18 @@ pub struct Filled {
     pub server_name: Option<OwnedServerName>,
     /// The folder for the database.
     pub data_dir: Option<PathBuf>,
+    /// The servers of preset "partners".
+    pub partners: Vec<OwnedServerName>,
 }
 
 impl Filled {
     /// The values given, as written.
-    fn value(&self, section: &str, key: &str) -> Option<String> {
+    fn value(&self, preset: Preset, section: &str, key: &str) -> Option<String> {
         match (section, key) {
+            ("federation", "allow") if preset == Preset::Partners && !self.partners.is_empty() => {
+                let names = self.partners.iter().map(|name| toml::Value::String(name.to_string()));
+                Some(toml::Value::Array(names.collect()).to_string())
+            }
             ("server", "name") => self.server_name.as_ref().map(|name| quoted(name.as_str())),
             ("server", "data_dir") => self.data_dir.as_ref().map(|folder| quoted(&folder.to_string_lossy())),
             _ => None,
@@ -74,6 +80,47 @@ impl Filled {
 /// A text as a TOML string.
 fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
+}
+
+impl Preset {
+    /// The value of an option that does not keep its default, as written.
+    fn value(self, filled: &Filled, section: &str, key: &str) -> Option<String> {
+        let set = self.values().iter().find(|(of, option, _)| (*of, *option) == (section, key));
+        filled.value(self, section, key).or(set.map(|(_, _, value)| (*value).to_owned()))
+    }
+}
+
+/// The text of a configuration file that says only what it must, for people who look up the rest.
+pub fn short(preset: Preset, filled: &Filled) -> String {
+    let mut text = format!(
+        "# Configuration of allod, preset {:?}: {}.\n\
+         # Options that are not here have their defaults; `allod generate-config` prints all, with what they do.\n\
+         # `allod check-config` says whether the file is right, `systemctl reload allod` takes over what a running\n\
+         # server can.\n",
+        preset.name(),
+        preset.about()
+    );
+    for section in SECTIONS {
+        let values: Vec<String> = section
+            .options
+            .iter()
+            .filter_map(|option| match (preset.value(filled, section.key, option.key), option.example) {
+                (Some(value), _) => Some(format!("{} = {value}", option.key)),
+                (None, Some(example)) if option.note == Some(Note::Required) => {
+                    Some(format!("{} = {}", option.key, quoted(example)))
+                }
+                // What every server should have, and nobody can guess.
+                (None, Some(example)) if option.key == "public_url" => {
+                    Some(format!("# {} = {}", option.key, quoted(example)))
+                }
+                (None, _) => None,
+            })
+            .collect();
+        if !values.is_empty() {
+            push_line(&mut text, &format!("\n[{}]\n{}", section.key, values.join("\n")));
+        }
+    }
+    text
 }
 
 /// The text of a configuration file for a preset.
@@ -94,9 +141,7 @@ pub fn example(preset: Preset, filled: &Filled) -> String {
         }
         push_line(&mut text, &format!("[{}]", section.key));
         for option in section.options {
-            let set = preset.values().iter().find(|(of, key, _)| (*of, *key) == (section.key, option.key));
-            let value =
-                filled.value(section.key, option.key).or(set.map(|(_, _, value)| (*value).to_owned()));
+            let value = preset.value(filled, section.key, option.key);
             let default = defaults.get(section.key).and_then(|values| values.get(option.key));
             write_option(&mut text, option, value, default);
         }
@@ -163,11 +208,24 @@ mod tests {
         let filled = Filled {
             server_name: Some("a.example".try_into().unwrap()),
             data_dir: Some("/srv/\"odd\" place".into()),
+            partners: vec!["b.example".try_into().unwrap(), "c.example:8448".try_into().unwrap()],
         };
-        let text = example(Preset::Internal, &filled);
-        let config = parse(&text, Path::new("allod.toml"), &Overrides::default()).unwrap();
-        assert_eq!(config.server.name, "a.example");
-        assert_eq!(config.server.data_dir, Path::new("/srv/\"odd\" place"));
+        for text in [example(Preset::Partners, &filled), short(Preset::Partners, &filled)] {
+            let config = parse(&text, Path::new("allod.toml"), &Overrides::default()).unwrap();
+            assert_eq!(config.server.name, "a.example");
+            assert_eq!(config.server.data_dir, Path::new("/srv/\"odd\" place"));
+            assert_eq!(config.federation.allow, filled.partners);
+        }
+    }
+
+    #[test]
+    fn the_short_form_means_the_same() {
+        for preset in Preset::ALL {
+            let filled = Filled { server_name: Some("a.example".try_into().unwrap()), ..Filled::default() };
+            let parse = |text: &str| parse(text, Path::new("allod.toml"), &Overrides::default()).unwrap();
+            assert_eq!(parse(&short(preset, &filled)), parse(&example(preset, &filled)));
+            assert!(short(preset, &filled).lines().count() < 20);
+        }
     }
 
     #[test]

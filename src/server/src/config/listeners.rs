@@ -26,6 +26,9 @@ section! {
         /// The Unix socket for administration, which `allod user` and its like talk to. Whoever may
         /// open it is an administrator; only the server's own user may. Not set: admin.sock in data_dir.
         admin: Option<PathBuf> = None => "/run/allod/admin.sock";
+        /// Addresses for Prometheus (/metrics), and for whatever watches this server (/health, /ready): for this machine
+        /// or a trusted network only, without TLS. Nothing there names a person.
+        metrics: Vec<ListenAddress> = Vec::new() => "[\"127.0.0.1:9187\"]";
         /// Proxies whose X-Forwarded-For is believed: addresses or networks. Without it, every client
         /// behind a proxy counts as one address for rate limits.
         trusted_proxies: Vec<Network> = Vec::new() => "[\"127.0.0.1\", \"::1\"]";

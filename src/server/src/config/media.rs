@@ -27,6 +27,11 @@ section! {
         without_account: bool = false, Reloaded;
         /// Whether place, time, camera and the like are removed from pictures as they are uploaded.
         strip_metadata: bool = false, Reloaded;
+        /// Whether files go with the last event that names them, when that is redacted or its room is removed; files that
+        /// apps attach to events always do. In encrypted rooms the server cannot see what is named: there only
+        /// retention and the erasure of an account delete files, and a picture that was forwarded into one from a
+        /// room that is not encrypted goes with the event there.
+        delete_with_events: bool = true, Reloaded;
         /// Uploaded files go after this time. Not set: they stay until they are deleted.
         retention: Option<Interval> = None => "365 d", Reloaded;
         /// How much of other servers and of previews may be kept here in all; what nobody has fetched for longest

@@ -1,11 +1,13 @@
 //! Which hosts this server has spoken to, and what for: what an administrator can ask at any time.
 //!
-//! Kept in memory, from the start of the server.
+//! Kept in memory while the server runs; `super::kept` has the rows.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use tokio::sync::Notify;
 
 /// What a request to another machine is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +23,9 @@ pub enum Purpose {
 }
 
 impl Purpose {
+    /// All purposes.
+    pub const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
+
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
         match self {
@@ -29,6 +34,24 @@ impl Purpose {
             Self::Appservice => "application services",
             Self::Preview => "previews of links",
         }
+    }
+}
+
+impl Purpose {
+    const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
+
+    /// What stands for it in rows.
+    pub(super) fn id(self) -> u8 {
+        match self {
+            Self::Federation => 1,
+            Self::Push => 2,
+            Self::Appservice => 3,
+            Self::Preview => 4,
+        }
+    }
+
+    pub(super) fn from_id(id: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|purpose| purpose.id() == id)
     }
 }
 
@@ -54,27 +77,75 @@ pub struct Contact {
     pub last_ms: u64,
 }
 
+/// A host, and what it is spoken to for.
+type Key = (Purpose, String);
+
 /// The register.
 #[derive(Clone, Debug, Default)]
-pub struct Register(Arc<Mutex<BTreeMap<(Purpose, String), Contact>>>);
+pub struct Register(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    hosts: Mutex<Hosts>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    contacts: BTreeMap<Key, Contact>,
+    /// What is not written down as it is.
+    changed: BTreeSet<Key>,
+}
 
 impl Register {
     /// Notes something about a host at a time.
     pub(super) fn note(&self, purpose: Purpose, host: &str, now_ms: u64, change: impl FnOnce(&mut Contact)) {
-        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.hosts();
         let mut key = (purpose, host.to_owned());
-        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&key) {
+        if hosts.contacts.len() >= HOSTS_MAX && !hosts.contacts.contains_key(&key) {
             OTHERS.clone_into(&mut key.1);
         }
-        let contact = hosts.entry(key).or_insert(Contact { first_ms: now_ms, ..Contact::default() });
+        let new = Contact { first_ms: now_ms, ..Contact::default() };
+        let contact = hosts.contacts.entry(key.clone()).or_insert(new);
         contact.last_ms = now_ms;
         change(contact);
+        hosts.changed.insert(key);
+        drop(hosts);
+        self.0.changed.notify_one();
+    }
+
+    /// Sets what was known of a host when the server was last stopped; before anything else is noted.
+    pub(super) fn restore(&self, purpose: Purpose, host: String, before: Contact) {
+        self.hosts().contacts.insert((purpose, host), before);
+    }
+
+    /// Ends when something is not written down.
+    pub(super) async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// What is not written down as it is; it counts as written then.
+    pub(super) fn take_changed(&self) -> Vec<(Purpose, String, Contact)> {
+        let mut hosts = self.hosts();
+        let changed = std::mem::take(&mut hosts.changed);
+        let contact = |key: Key| hosts.contacts.get(&key).map(|contact| (key.0, key.1, *contact));
+        changed.into_iter().filter_map(contact).collect()
+    }
+
+    /// These were not written down after all.
+    pub(super) fn put_back(&self, keys: impl Iterator<Item = Key>) {
+        self.hosts().changed.extend(keys);
+        self.0.changed.notify_one();
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.0.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All that is known, by purpose and host.
     pub fn list(&self) -> Vec<(Purpose, String, Contact)> {
-        let hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.iter().map(|((purpose, host), contact)| (*purpose, host.clone(), *contact)).collect()
+        let hosts = self.hosts();
+        hosts.contacts.iter().map(|((purpose, host), contact)| (*purpose, host.clone(), *contact)).collect()
     }
 }
 

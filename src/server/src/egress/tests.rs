@@ -125,6 +125,22 @@ async fn redirects_are_answers_and_not_followed() {
     assert_eq!(outbound.send(prepared, Bounds::bytes(100)).await.unwrap().status(), 302);
 }
 
+/// CVE-2021-21274: an answer without end, as to a look for a well-known document, was read to the end of all memory.
+#[tokio::test]
+async fn cve_2021_21274_answers_without_an_end_have_one() {
+    let endless = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &vec![b' '; 8 << 20]].concat();
+    let (address, _serving) = serve(vec![endless]).await;
+    let gate =
+        gate(FederationMode::Open, &["127.0.0.0/8"], &Names::table(&[("a.example", &["127.0.0.1"])], &[]));
+    let outbound = outbound(&gate);
+    let to = destination(&gate, "a.example", address.port()).await.unwrap();
+    let prepared = outbound.prepare(&to, Method::GET, "/.well-known/matrix/server", None).unwrap();
+    let answer = outbound.send(prepared, Bounds::bytes(64 << 10)).await.unwrap();
+    assert!(matches!(answer.whole().await, Err(EgressError::TooLarge(_))));
+    let (_, _, contact) = gate.register().list().remove(0);
+    assert!(contact.bytes_received <= 64 << 10);
+}
+
 /// CVE-2024-52805: a small compressed body unpacked to all of the memory.
 #[tokio::test]
 async fn cve_2024_52805_sizes_count_after_decompression() {

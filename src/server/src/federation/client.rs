@@ -2,7 +2,7 @@
 //!
 //! <https://spec.matrix.org/v1.19/server-server-api/#request-authentication>
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
@@ -170,14 +170,21 @@ impl FederationClient {
         let body = (!body.is_empty()).then(|| Bytes::from(body));
         let signed = <R::Authentication as Signing>::SIGNED;
         let answer = self.exchange(server, parts.method, path, body, bounds, signed).await?;
-        let mut response = http::Response::builder().status(answer.status());
-        if let Some(headers) = response.headers_mut() {
-            headers.extend(answer.headers().clone());
-        }
+        let (status, headers) = (answer.status(), answer.headers().clone());
         let body = answer.whole().await?;
-        let response = response.body(&body[..]).map_err(|error| ClientError::Malformed(error.to_string()))?;
-        <R::IncomingResponse as IncomingResponseExt>::try_from_http_response(response)
-            .map_err(|error| ClientError::Malformed(error.to_string()))
+        let read = |body: &[u8]| {
+            let mut response = http::Response::builder().status(status);
+            if let Some(of_response) = response.headers_mut() {
+                of_response.extend(headers.clone());
+            }
+            let response = response.body(body).map_err(|error| ClientError::Malformed(error.to_string()))?;
+            <R::IncomingResponse as IncomingResponseExt>::try_from_http_response(response)
+                .map_err(|error| ClientError::Malformed(error.to_string()))
+        };
+        match read(&body) {
+            Err(error) => without_nulls(&body).map_or(Err(error), |body| read(&body)),
+            answer => answer,
+        }
     }
 
     /// Sends a signed request whose answer is JSON that no type of ruma's keeps whole.
@@ -319,4 +326,33 @@ async fn refusal(mut answer: Answer) -> ClientError {
     let error: ErrorBody = serde_json::from_slice(&body).unwrap_or_default();
     let message = error.error.chars().take(500).collect();
     ClientError::Status { status, errcode: error.errcode, message, body: body.into() }
+}
+
+/// A body without the members that are `null`, if there are any: servers written in Go say so of what is empty.
+fn without_nulls(body: &[u8]) -> Option<Vec<u8>> {
+    let mut members: BTreeMap<String, &RawValue> = serde_json::from_slice(body).ok()?;
+    let before = members.len();
+    members.retain(|_, value| value.get() != "null");
+    if members.len() == before {
+        return None;
+    }
+    serde_json::to_vec(&members).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_nulls;
+
+    #[test]
+    fn what_is_null_is_not_there() {
+        for (body, expected) in [
+            (r#"{"device_keys":{"a":null},"master_keys":null}"#, Some(r#"{"device_keys":{"a":null}}"#)),
+            (r#"{"device_keys":{}}"#, None),
+            ("[null]", None),
+            ("nonsense", None),
+        ] {
+            let read = without_nulls(body.as_bytes());
+            assert_eq!(read.as_deref(), expected.map(str::as_bytes), "{body}");
+        }
+    }
 }

@@ -50,6 +50,25 @@ pub enum KeyError {
     Storage(#[from] Error),
 }
 
+impl KeyError {
+    /// Whether asking again later may help.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unknown | Self::Client(ClientError::Refused(_)) => false,
+            Self::BackingOff | Self::Client(_) | Self::Document(_) | Self::Storage(_) => true,
+        }
+    }
+}
+
+/// How new a document is that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// It was read after it was asked for.
+    Now,
+    /// It was read a short while ago, and not again.
+    Lately,
+}
+
 /// Who showed a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
@@ -116,9 +135,13 @@ impl ServerKeys {
                 return Err(KeyError::Unknown);
             }
         }
-        self.refresh(server).await?;
+        let reading = self.refresh_now(server).await?;
         let row = self.row(server, key_id).await?.filter(usable);
-        row.map(|row| Base64::new(row.key)).ok_or(KeyError::Unknown)
+        row.map(|row| Base64::new(row.key)).ok_or(match reading {
+            Reading::Now => KeyError::Unknown,
+            // It may have been published since.
+            Reading::Lately => KeyError::BackingOff,
+        })
     }
 
     /// The keys for verifying events, as far as they are to be had: server, key and time of each signature. Servers are

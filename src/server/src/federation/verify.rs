@@ -52,6 +52,9 @@ pub enum VerifyError {
     /// A signature that it needs is missing or wrong, or was made with a key that was not valid then.
     #[error("the event's signature does not hold: {0}")]
     Signature(String),
+    /// The server whose key it takes cannot be asked for it at present.
+    #[error("the key of {0}, which has signed the event, is not to be had at present")]
+    NoKey(OwnedServerName),
 }
 
 /// The checks. Cheap to clone.
@@ -73,7 +76,20 @@ struct Read {
 
 /// The keys that were found, with the latest time for which each was asked for with success.
 #[derive(Default)]
-struct Found(BTreeMap<KeyName, (u64, Base64)>);
+struct Found {
+    keys: BTreeMap<KeyName, (u64, Base64)>,
+    /// Those of which it is not known whether there are such.
+    unasked: BTreeSet<KeyName>,
+}
+
+/// What is known of a key for a time.
+enum Asked {
+    Found(Base64),
+    /// There is none.
+    None,
+    /// The server was not asked with success.
+    Failed,
+}
 
 impl Verifier {
     /// Over the keys of other servers, and this server's own.
@@ -142,7 +158,9 @@ impl Verifier {
         let mut found = Found::default();
         let mut answers = stream::iter(asked).buffer_unordered(ASKED_AT_ONCE);
         while let Some(answer) = answers.next().await {
-            found.0.extend(answer?);
+            let answer = answer?;
+            found.keys.extend(answer.keys);
+            found.unasked.extend(answer.unasked);
         }
         Ok(found)
     }
@@ -153,13 +171,19 @@ impl Verifier {
         name: KeyName,
         times: BTreeSet<u64>,
         enforce_validity: bool,
-    ) -> Result<Option<(KeyName, (u64, Base64))>, Error> {
+    ) -> Result<Found, Error> {
+        let mut found = Found::default();
         for at_ms in times.into_iter().rev() {
-            if let Some(key) = self.key(&name, at_ms, enforce_validity).await? {
-                return Ok(Some((name, (at_ms, key))));
+            match self.key(&name, at_ms, enforce_validity).await? {
+                Asked::Found(key) => {
+                    found.keys.insert(name, (at_ms, key));
+                    break;
+                }
+                Asked::Failed => drop(found.unasked.insert(name.clone())),
+                Asked::None => {}
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     async fn key(
@@ -167,16 +191,16 @@ impl Verifier {
         (server, key_id): &KeyName,
         at_ms: u64,
         enforce_validity: bool,
-    ) -> Result<Option<Base64>, Error> {
+    ) -> Result<Asked, Error> {
         if server == self.identity.server_name() {
-            return Ok(self.own_key(key_id, at_ms, enforce_validity));
+            return Ok(self.own_key(key_id, at_ms, enforce_validity).map_or(Asked::None, Asked::Found));
         }
         match self.keys.for_event(server, key_id, at_ms, enforce_validity).await {
-            Ok(key) => Ok(Some(key)),
+            Ok(key) => Ok(Asked::Found(key)),
             Err(KeyError::Storage(error)) => Err(error),
             Err(error) => {
                 tracing::debug!(%server, %key_id, %error, "no key to verify an event with");
-                Ok(None)
+                Ok(if error.may_pass() { Asked::Failed } else { Asked::None })
             }
         }
     }
@@ -227,14 +251,19 @@ impl Read {
     ) -> Result<Verified, VerifyError> {
         let mut keys = PublicKeyMap::new();
         for name in &self.signed_by {
-            if let Some((valid_at_ms, key)) = found.0.get(name)
+            if let Some((valid_at_ms, key)) = found.keys.get(name)
                 && (!rules.enforce_key_validity || *valid_at_ms >= self.at_ms)
             {
                 keys.entry(name.0.to_string()).or_default().insert(name.1.to_string(), key.clone());
             }
         }
         let verdict = verify_event(&keys, &self.object, rules);
-        let verdict = verdict.map_err(|error| VerifyError::Signature(error.to_string()))?;
+        let verdict = verdict.map_err(|error| {
+            match self.signed_by.iter().find(|name| found.unasked.contains(*name)) {
+                Some((server, _)) => VerifyError::NoKey(server.clone()),
+                None => VerifyError::Signature(error.to_string()),
+            }
+        })?;
         if verdict == Verdict::Signatures {
             let redacted = redact_in_place(&mut self.object, &rules.redaction, None);
             redacted.map_err(|error| VerifyError::Format(error.to_string()))?;

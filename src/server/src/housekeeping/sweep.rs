@@ -15,12 +15,13 @@ use crate::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         appservices::AppserviceQueue,
-        inbound::{InboundTransaction, RemoteKeyList, StrandedEvent},
+        inbound::{InboundTransaction, RemoteKeyList, StrandedEvent, UnverifiedEvent},
         inbox::{ToDeviceProgress, ToDeviceTransaction},
         keys::DeviceListChange,
         outbox::QueuedEdu,
         rooms::Transaction,
         upkeep::{Chore, ChoreRow, PositionAtTime},
+        whereabouts::EgressContact,
     },
 };
 
@@ -120,6 +121,12 @@ impl Aged for StrandedEvent {
     }
 }
 
+impl Aged for UnverifiedEvent {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.since_ms
+    }
+}
+
 impl Aged for QueuedEdu {
     fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
         times.at(key.1)
@@ -129,6 +136,12 @@ impl Aged for QueuedEdu {
 impl Aged for AppserviceQueue {
     fn since_ms(key: &Self::Key, _: &Self::Value, times: &Times) -> u64 {
         times.at(key.1)
+    }
+}
+
+impl Aged for EgressContact {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.last_ms
     }
 }
 
@@ -157,7 +170,7 @@ struct Swept {
 }
 
 /// The sweeps of all tables whose rows go after a time.
-fn sweeps() -> [Sweep; 12] {
+fn sweeps() -> Vec<Sweep> {
     fn of<T: Aged>() -> Sweep
     where
         T::Key: Send + Sync,
@@ -168,7 +181,7 @@ fn sweeps() -> [Sweep; 12] {
             run: |database, times, cursor| sweep_page::<T>(database, times, cursor).boxed(),
         }
     }
-    [
+    vec![
         of::<DeviceSeen>(),
         of::<OpenIdToken>(),
         of::<Transaction>(),
@@ -177,9 +190,11 @@ fn sweeps() -> [Sweep; 12] {
         of::<DeviceListChange>(),
         of::<InboundTransaction>(),
         of::<StrandedEvent>(),
+        of::<UnverifiedEvent>(),
         of::<RemoteKeyList>(),
         of::<QueuedEdu>(),
         of::<AppserviceQueue>(),
+        of::<EgressContact>(),
         of::<PositionAtTime>(),
     ]
 }

@@ -18,8 +18,7 @@ use serde_json::{
 
 use super::{Inbound, serve::ServeError, standing::Standing};
 use crate::{
-    database::{Error, Write},
-    log::Happened,
+    database::Error,
     numbers::{EventNumber, UserNumber},
     rooms::{
         Room,
@@ -257,11 +256,15 @@ impl Inbound {
         let checked =
             self.0.verifier.check_one(&room.room_id, &room.rules, &through.raw, References::Limited).await?;
         let event: Verified = checked.map_err(|error| ThroughError::Invalid(error.to_string()))?;
-        let answers = self.0.rooms.ingest(room, vec![Incoming::new(event, Placement::Live)]).await?;
+        let mut incoming = Incoming::new(event, Placement::Live);
+        incoming.relay = true;
+        let answers = self.0.rooms.ingest(room, vec![incoming]).await?;
         let outcome = answers.into_iter().next().map(|answer| answer.outcome);
-        let (number, is_new) = match outcome {
-            Some(IngestOutcome::Known { number, status: EventStatus::Timeline }) => (number, false),
-            Some(IngestOutcome::Stored { number, status: EventStatus::Timeline, .. }) => (number, true),
+        match outcome {
+            Some(
+                IngestOutcome::Known { status: EventStatus::Timeline, .. }
+                | IngestOutcome::Stored { status: EventStatus::Timeline, .. },
+            ) => {}
             Some(IngestOutcome::Stored { reason, .. }) => {
                 return Err(ThroughError::Forbidden(
                     reason.unwrap_or_else(|| "the event is refused".to_owned()),
@@ -273,11 +276,6 @@ impl Inbound {
             Some(IngestOutcome::Missing(_)) | None => {
                 return Err(ThroughError::Invalid("the event builds on others that are not here".to_owned()));
             }
-        };
-        if is_new {
-            let mut write = Write::new();
-            write.log(Happened::Relay { room: room.number, event: number });
-            self.0.database.commit(write).await.map_err(Error::from)?;
         }
         let event = self.0.rooms.event(room, event_id).await?;
         event.ok_or_else(|| ThroughError::Invalid("the event has another id".to_owned()))

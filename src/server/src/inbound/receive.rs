@@ -10,12 +10,12 @@ use ruma::{OwnedEventId, OwnedRoomId, ServerName, api::federation::transactions:
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Inbound, staging::Staging, standing::Standing};
+use super::{Inbound, staging::Staging, standing::Standing, unverified::Unseen};
 use crate::{
     database::{Error, Write},
-    federation::verify::Verifier,
+    federation::verify::{Verifier, VerifyError},
     numbers::{Hash128, RoomNumber},
-    rooms::ingest::Verified,
+    rooms::{Room, ingest::Verified},
     tables::inbound::{AnswerRecord, InboundTransaction, StagedRecord},
 };
 
@@ -61,6 +61,8 @@ pub type Answer = BTreeMap<OwnedEventId, Result<(), String>>;
 struct Screened {
     answer: Vec<(OwnedEventId, Result<(), String>)>,
     staged: Vec<(RoomNumber, Verified)>,
+    /// Those whose keys are not to be had at present.
+    unseen: Vec<(RoomNumber, Unseen)>,
 }
 
 impl Inbound {
@@ -77,6 +79,7 @@ impl Inbound {
         if let Some(done) = database.get::<InboundTransaction>(&key).await? {
             return Ok(answer_of(done));
         }
+        self.0.unverified.wake();
         let screened = self.screen_all(origin, received.pdus).await?;
         if screened.staged.iter().any(|(room, _)| !self.0.staging.has_space(*room)) {
             return Err(ReceiveError::Busy);
@@ -115,6 +118,16 @@ impl Inbound {
             let count = added.entry(room).or_default();
             *count = count.saturating_add(1);
         }
+        let unseen = screened.unseen.len();
+        for (room, event) in screened.unseen {
+            bytes = bytes.saturating_add(event.json.len());
+            self.0.unverified.put(&mut write, room, event);
+            if bytes > COMMIT_BYTES_MAX {
+                let full = std::mem::take(&mut write);
+                database.commit(full).await.map_err(Error::from)?;
+                bytes = 0;
+            }
+        }
         let pdus =
             screened.answer.iter().map(|(event_id, result)| (event_id.to_string(), result.clone().err()));
         let record = AnswerRecord { pdus: pdus.collect(), at_ms: self.0.clock.now_ms() };
@@ -123,6 +136,7 @@ impl Inbound {
         for (room, count) in added {
             self.0.staging.wake(room, count);
         }
+        self.0.unverified.more(unseen);
         committed.map_err(Error::from)?;
         Ok(screened.answer.into_iter().collect())
     }
@@ -146,6 +160,7 @@ impl Inbound {
             let screened = screened?;
             all.answer.extend(screened.answer);
             all.staged.extend(screened.staged);
+            all.unseen.extend(screened.unseen);
         }
         Ok(all)
     }
@@ -178,6 +193,12 @@ impl Inbound {
                     Err((event.pdu().event_id.clone(), "your server is not in the room".to_owned()))
                 }
                 Ok(event) => Ok(event),
+                // What its users did is no less true for that nobody can say so at present.
+                Err(VerifyError::NoKey(_))
+                    if in_room && self.waits(&room, origin, raw, &mut screened).await? =>
+                {
+                    continue;
+                }
                 Err(error) => match Verifier::event_id(raw, &room.rules) {
                     Some(event_id) => Err((event_id, error.to_string())),
                     None => continue,
@@ -197,6 +218,25 @@ impl Inbound {
         Ok(screened)
     }
 
+    /// Lets an event wait for the key to verify it with, if there is space; whether it does.
+    async fn waits(
+        &self,
+        room: &Room,
+        origin: &ServerName,
+        event: &RawValue,
+        screened: &mut Screened,
+    ) -> Result<bool, Error> {
+        let Some(event_id) = Verifier::event_id(event, &room.rules) else { return Ok(false) };
+        if !self.0.unverified.has_space(room.number, screened.unseen.len()).await? {
+            return Ok(false);
+        }
+        tracing::info!(room_id = %room.room_id, %origin, %event_id, "a received event waits for the key to verify it with");
+        screened.answer.push((event_id, Ok(())));
+        let json = event.get().as_bytes().to_vec();
+        screened.unseen.push((room.number, Unseen { origin: origin.to_string(), json }));
+        Ok(true)
+    }
+
     /// The same answer for all events of a room.
     async fn refuse(
         &self,
@@ -207,7 +247,7 @@ impl Inbound {
         let Some(room) = self.0.rooms.find(room_id).await? else { return Ok(Screened::default()) };
         let ids = events.iter().filter_map(|event| Verifier::event_id(event, &room.rules));
         let answer = ids.map(|event_id| (event_id, Err(why.to_owned()))).collect();
-        Ok(Screened { answer, staged: Vec::new() })
+        Ok(Screened { answer, ..Screened::default() })
     }
 }
 

@@ -97,6 +97,12 @@ impl Staging {
         self.queues().contains_key(&room)
     }
 
+    /// How many events wait, and for how many rooms.
+    pub fn waiting(&self) -> (usize, usize) {
+        let queues = self.queues();
+        (queues.values().map(|queue| queue.waiting).sum(), queues.len())
+    }
+
     /// Ends when nothing waits for the room any more.
     pub async fn placed(&self, room: RoomNumber) {
         let mut running = self.0.running.subscribe();

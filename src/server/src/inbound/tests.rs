@@ -4,4 +4,5 @@ mod past;
 mod receiving;
 mod serving;
 mod signatures;
+mod unverified;
 mod world;

@@ -21,6 +21,8 @@ pub(super) struct PartHead {
     pub(super) disposition: Option<String>,
     /// Where the file is, if not here.
     pub(super) location: Option<String>,
+    /// The first part, which should be JSON.
+    pub(super) metadata: Bytes,
 }
 
 /// Something that was read.
@@ -37,6 +39,8 @@ pub(super) struct Multipart {
     waiting: BytesMut,
     /// Ends a part: a line break, two dashes and the boundary.
     delimiter: Vec<u8>,
+    /// The first part, its headers taken off.
+    metadata: Bytes,
     place: Place,
 }
 
@@ -44,7 +48,7 @@ pub(super) struct Multipart {
 enum Place {
     /// Before the first part.
     Preamble,
-    /// Within the part of JSON, which says nothing yet.
+    /// Within the part of JSON.
     Json,
     /// In the headers of the second part.
     Head,
@@ -59,7 +63,12 @@ impl Multipart {
         let boundary = boundary(content_type).ok_or(Malformed("no multipart/mixed with a boundary"))?;
         // The first part needs no line break before it.
         let waiting = BytesMut::from(&b"\r\n"[..]);
-        Ok(Self { waiting, delimiter: [b"\r\n--", boundary.as_bytes()].concat(), place: Place::Preamble })
+        Ok(Self {
+            waiting,
+            delimiter: [b"\r\n--", boundary.as_bytes()].concat(),
+            metadata: Bytes::new(),
+            place: Place::Preamble,
+        })
     }
 
     /// Takes the next bytes.
@@ -72,15 +81,17 @@ impl Multipart {
         loop {
             match self.place {
                 Place::Preamble => {
-                    if !self.skip_to_delimiter()? {
+                    if self.take_to_delimiter()?.is_none() {
                         return Ok(None);
                     }
                     self.place = Place::Json;
                 }
                 Place::Json => {
-                    if !self.skip_to_delimiter()? {
-                        return Ok(None);
+                    let Some(mut part) = self.take_to_delimiter()? else { return Ok(None) };
+                    if let Some(end) = find(&part, b"\r\n\r\n") {
+                        part.advance(end.saturating_add(4));
                     }
+                    self.metadata = part;
                     self.place = Place::Head;
                 }
                 Place::Head => return self.head(),
@@ -90,15 +101,16 @@ impl Multipart {
         }
     }
 
-    /// Whether the next delimiter was found; everything up to its end is forgotten.
-    fn skip_to_delimiter(&mut self) -> Result<bool, Malformed> {
+    /// What is before the next delimiter, if that is here; both are taken off.
+    fn take_to_delimiter(&mut self) -> Result<Option<Bytes>, Malformed> {
         match find(&self.waiting, &self.delimiter) {
             Some(place) => {
-                self.waiting.advance(place.saturating_add(self.delimiter.len()));
-                Ok(true)
+                let before = self.waiting.split_to(place).freeze();
+                self.waiting.advance(self.delimiter.len());
+                Ok(Some(before))
             }
             None if self.waiting.len() > HEAD_BYTES_MAX => Err(Malformed("no second part")),
-            None => Ok(false),
+            None => Ok(None),
         }
     }
 
@@ -115,7 +127,7 @@ impl Multipart {
         self.waiting.advance(4);
         let head = String::from_utf8_lossy(&head).into_owned();
         self.place = Place::File;
-        let mut part = PartHead::default();
+        let mut part = PartHead { metadata: self.metadata.clone(), ..PartHead::default() };
         for line in head.split("\r\n") {
             let Some((name, value)) = line.split_once(':') else { continue };
             let value = Some(value.trim().to_owned());

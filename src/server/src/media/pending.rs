@@ -8,7 +8,7 @@ use super::Media;
 use crate::{
     database::{Error, Range, Write},
     numbers::{Hash128, UserNumber},
-    tables::media::{MediaFile, PendingMedia},
+    tables::media::{MediaFile, MediaRestriction, PendingMedia, Restriction},
 };
 
 /// Why no media id is given out.
@@ -28,6 +28,19 @@ pub enum CreateError {
 impl Media {
     /// Gives out a media id, and says until when it waits for its file, in milliseconds since the Unix epoch.
     pub async fn create(&self, uploader: UserNumber) -> Result<(OwnedMxcUri, u64), CreateError> {
+        self.create_for(uploader, None).await
+    }
+
+    /// The same for a file that its uploader alone may fetch until it is attached to an event (MSC3911).
+    pub async fn create_restricted(&self, uploader: UserNumber) -> Result<(OwnedMxcUri, u64), CreateError> {
+        self.create_for(uploader, Some(Restriction::Unattached)).await
+    }
+
+    async fn create_for(
+        &self,
+        uploader: UserNumber,
+        restriction: Option<Restriction>,
+    ) -> Result<(OwnedMxcUri, u64), CreateError> {
         let options = self.options();
         let now_ms = self.0.clock.now_ms();
         let pending = self.0.database.scan_all(Range::<PendingMedia>::prefix(&uploader)).await?;
@@ -48,6 +61,9 @@ impl Media {
         write.absent::<MediaFile>(&key);
         write.put::<MediaFile>(&key, &row);
         write.put::<PendingMedia>(&(uploader, key), &expires_ms);
+        if let Some(restriction) = &restriction {
+            write.put::<MediaRestriction>(&key, restriction);
+        }
         self.0.database.commit(write).await.map_err(Error::from)?;
         Ok((self.uri(&row), expires_ms))
     }
@@ -74,6 +90,7 @@ impl Media {
         if let Some(row) = row.filter(|row| row.content.is_none()) {
             write.equals::<MediaFile>(&key.1, &row);
             write.delete::<MediaFile>(&key.1);
+            write.delete::<MediaRestriction>(&key.1);
         }
         write.delete::<PendingMedia>(&key);
         match self.0.database.commit(write).await {

@@ -13,7 +13,7 @@ use ruma::{OwnedServerName, ServerName, http_headers::ContentDisposition};
 use tokio::time::timeout;
 
 use super::{
-    Description, Media, Upload, UploadError,
+    Description, Media, Upload, UploadError, access,
     multipart::{Event, Malformed, Multipart, PartHead},
 };
 use crate::{
@@ -158,11 +158,11 @@ impl Media {
         loop {
             match multipart.read()? {
                 Some(Event::Head(head)) => {
-                    if let Some(location) = &head.location {
-                        let answer = patiently(client.send_elsewhere(location, bounds)).await??;
+                    if let Some(location) = head.location.clone() {
+                        let answer = patiently(client.send_elsewhere(&location, bounds)).await??;
                         return self.receive_plain(answer, file, head).await;
                     }
-                    arriving = Some((self.begin_remote(file, 0).await?, head));
+                    arriving = Some((self.begin_remote(file, 0, &head).await?, head));
                 }
                 Some(Event::Data(data)) => {
                     let (upload, _) = arriving.as_mut().ok_or(RemoteError::Failed)?;
@@ -191,7 +191,7 @@ impl Media {
             [header::CONTENT_TYPE, header::CONTENT_DISPOSITION, header::CONTENT_LENGTH]
                 .map(|name| header_of(&answer, &name));
         let announced = length.and_then(|length| length.parse().ok()).unwrap_or_default();
-        let mut upload = self.begin_remote(file, announced).await?;
+        let mut upload = self.begin_remote(file, announced, &said).await?;
         while let Some(piece) = patiently(answer.chunk()).await?? {
             upload.write(&piece).await?;
         }
@@ -200,14 +200,21 @@ impl Media {
         self.finish_remote(upload, content_type, disposition).await
     }
 
-    async fn begin_remote(&self, file: &RemoteFile, announced: u64) -> Result<Upload, RemoteError> {
+    async fn begin_remote(
+        &self,
+        file: &RemoteFile,
+        announced: u64,
+        said: &PartHead,
+    ) -> Result<Upload, RemoteError> {
         let row = MediaRow {
             server: Some(file.server.to_string()),
             media_id: file.media_id.clone(),
             uploader: None,
             ..self.new_row(UserNumber::default())
         };
-        Ok(self.begin(row, None, announced, self.remote_bytes_max()).await?)
+        let mut upload = self.begin(row, None, announced, self.remote_bytes_max()).await?;
+        upload.restrict(access::from_json(&said.metadata));
+        Ok(upload)
     }
 
     async fn finish_remote(

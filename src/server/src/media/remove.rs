@@ -6,13 +6,14 @@
 use allod_storage::BlobName;
 use ruma::ServerName;
 
-use super::{Media, is_conflict, is_media_id, keeper};
+use super::{Media, is_conflict, is_media_id, keeper, loose::Loose};
 use crate::{
     database::{Error, Range, Write},
+    named_media::{ATTACHED, NAMED},
     numbers::{Hash128, UserNumber},
     tables::media::{
-        MediaContent, MediaFile, MediaOfUser, MediaRow, MediaUsage, PendingMedia, SharedBlob, SharedBlobRow,
-        Thumbnail, UsageRow,
+        LooseMedia, MediaContent, MediaFile, MediaKeeper, MediaOfUser, MediaReference, MediaRestriction,
+        MediaRow, MediaSender, MediaUsage, PendingMedia, SharedBlob, SharedBlobRow, Thumbnail, UsageRow,
     },
 };
 
@@ -101,9 +102,25 @@ impl Media {
 
     /// Deletes a file by its key; whether there was one.
     pub(super) async fn delete_by_key(&self, key: Hash128) -> Result<bool, Error> {
+        self.delete_if(key, None).await
+    }
+
+    /// Deletes a file that nothing keeps, unless that has changed; whether it did.
+    pub(super) async fn delete_loose(&self, loose: &Loose) -> Result<bool, Error> {
+        self.delete_if(loose.0.0, Some(loose)).await
+    }
+
+    async fn delete_if(&self, key: Hash128, loose: Option<&Loose>) -> Result<bool, Error> {
         loop {
             let Some(row) = self.row(key).await? else { return Ok(false) };
             let mut write = Write::new();
+            if let Some((key, row)) = loose {
+                if self.0.database.get::<LooseMedia>(key).await?.as_ref() != Some(row) {
+                    return Ok(false);
+                }
+                write.equals::<LooseMedia>(key, row);
+            }
+            self.forget_readers(&mut write, key, &row).await?;
             write.equals::<MediaFile>(&key, &row);
             write.delete::<MediaFile>(&key);
             if let Some(uploader) = row.uploader {
@@ -126,6 +143,28 @@ impl Media {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Takes away what is written down of who may fetch a file and what names it.
+    async fn forget_readers(&self, write: &mut Write, key: Hash128, row: &MediaRow) -> Result<(), Error> {
+        let database = &self.0.database;
+        write.delete::<MediaRestriction>(&key);
+        for kind in [NAMED, ATTACHED] {
+            write.delete::<LooseMedia>(&(key, kind));
+        }
+        for (row, ()) in database.scan(&Range::<MediaSender>::prefix(&key)).await?.rows {
+            write.delete::<MediaSender>(&row);
+        }
+        for (row, ()) in database.scan(&Range::<MediaKeeper>::prefix(&key)).await?.rows {
+            write.delete::<MediaKeeper>(&row);
+        }
+        // A copy of another server's file may come back, and is named then as it was.
+        if row.server.is_none() {
+            for (row, ()) in database.scan(&Range::<MediaReference>::prefix(&key)).await?.rows {
+                write.delete::<MediaReference>(&row);
+            }
+        }
+        Ok(())
     }
 
     async fn uncount(&self, write: &mut Write, row: &MediaRow, bytes: u64) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use allod_storage::BlobName;
 use super::{DAY_MS, Media};
 use crate::{
     database::{Error, Range},
-    numbers::UserNumber,
+    numbers::{Hash128, UserNumber},
     tables::media::{MediaFile, MediaRow, UnownedBlob},
 };
 
@@ -52,7 +52,7 @@ impl Media {
         loop {
             let page = self.0.database.scan(&range).await?;
             for (key, row) in &page.rows {
-                if self.is_past(row) {
+                if self.is_past(row, self.expires_ms(*key, row).await?) {
                     self.delete_by_key(*key).await?;
                 }
             }
@@ -124,8 +124,15 @@ impl Media {
         Ok(())
     }
 
+    /// When a file goes because it was made for a while. One that was to be attached to an event, and was, stays.
+    async fn expires_ms(&self, key: Hash128, row: &MediaRow) -> Result<Option<u64>, Error> {
+        let past = row.expires_ms.is_some_and(|expires_ms| expires_ms <= self.0.clock.now_ms());
+        let waits = row.uploader.is_none() || past && self.is_unattached(key).await?;
+        Ok(row.expires_ms.filter(|_| waits))
+    }
+
     /// Whether a file's time is over.
-    fn is_past(&self, row: &MediaRow) -> bool {
+    fn is_past(&self, row: &MediaRow, expires_ms: Option<u64>) -> bool {
         if !is_deletable(row) || row.content.is_none() {
             return false;
         }
@@ -139,13 +146,13 @@ impl Media {
                 .remote_retention
                 .map(|time| accessed_ms.saturating_add(DAY_MS).saturating_add(time.as_ms()))
         };
-        [row.expires_ms, retention].into_iter().flatten().any(|end_ms| end_ms <= now_ms)
+        [expires_ms, retention].into_iter().flatten().any(|end_ms| end_ms <= now_ms)
     }
 }
 
 /// Whether a file may go by itself: not one that is protected, and not what must stay known so that it is not fetched
 /// again.
-fn is_deletable(row: &MediaRow) -> bool {
+pub(super) fn is_deletable(row: &MediaRow) -> bool {
     let is_kept_away = row.quarantined && row.server.is_some();
     !row.protected && !is_kept_away
 }

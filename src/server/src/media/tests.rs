@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{ByteSize, Config, Interval},
+    rooms,
     tables::{
         SPACES,
         media::{MediaOfUser, MediaUsage, SharedBlob, Thumbnail},
@@ -24,6 +25,7 @@ struct Fixture {
     store: Store,
     folder: TempDir,
     config: Config,
+    _rooms: rooms::testing::Server,
 }
 
 async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture {
@@ -37,6 +39,7 @@ async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture {
 
 async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fixture {
     let (random, tasks) = (Random::seeded(clock.now_ms()), Tasks::new());
+    let rooms = rooms::testing::Server::over(store.clone()).await;
     let database = Database::open(store.clone(), &random).await.unwrap();
     let media = Media::open(MediaSources {
         database,
@@ -45,8 +48,9 @@ async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fi
         random,
         tasks: tasks.clone(),
         client: None,
+        rooms: rooms.rooms.clone(),
     });
-    Fixture { media: media.await.unwrap(), clock, tasks, store, folder, config }
+    Fixture { media: media.await.unwrap(), clock, tasks, store, folder, config, _rooms: rooms }
 }
 
 impl Fixture {
@@ -110,7 +114,7 @@ fn count(folder: &Path) -> usize {
 
 fn wanted(media_id: &str) -> Wanted<'_> {
     let server = <&ServerName>::try_from("localhost").unwrap();
-    Wanted { server, media_id, wait: Duration::ZERO, remote: true, account: true }
+    Wanted { server, media_id, wait: Duration::ZERO, remote: true, asker: Asker::Server(server) }
 }
 
 fn id(uri: &ruma::MxcUri) -> String {

@@ -8,7 +8,9 @@ use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
 use super::{
-    Content, ContentError, Media, Wanted, is_conflict, keeper,
+    Content, ContentError, Media, Wanted, access,
+    content::Found,
+    is_conflict, keeper,
     picture::{self, Made, Method, PictureError, Request},
 };
 use crate::{
@@ -99,7 +101,7 @@ impl Media {
         if size.width == 0 || size.height == 0 {
             return Err(ThumbnailError::NoSize);
         }
-        let (row, content) = self.find(wanted).await?;
+        let Found { row, content, restriction } = self.find(wanted).await?;
         if content.bytes > SOURCE_BYTES_MAX {
             return Err(ThumbnailError::TooLarge);
         }
@@ -113,9 +115,10 @@ impl Media {
                 file_name: Some(row.kind.file_name().to_owned()),
                 bytes: row.bytes,
                 tag: URL_SAFE_NO_PAD.encode(row.blob),
+                restrictions: access::to_json(restriction.as_ref()),
                 blob: row.blob,
             }),
-            Known::Original => Ok(Content::of(&content)),
+            Known::Original => Ok(Content::of(&content, restriction.as_ref())),
             Known::Impossible(PictureError::TooLarge) => Err(ThumbnailError::TooLarge),
             Known::Impossible(PictureError::Unknown | PictureError::Broken) => Err(ThumbnailError::NoPicture),
         }

@@ -11,8 +11,8 @@ use crate::{
     database::{Error, Write},
     numbers::{Hash128, UserNumber},
     tables::media::{
-        MediaContent, MediaFile, MediaOfUser, MediaRow, MediaUsage, PendingMedia, SharedBlob, SharedBlobRow,
-        UnownedBlob, UsageRow,
+        MediaContent, MediaFile, MediaOfUser, MediaRestriction, MediaRow, MediaUsage, PendingMedia,
+        Restriction, SharedBlob, SharedBlobRow, UnownedBlob, UsageRow,
     },
 };
 
@@ -67,6 +67,8 @@ pub struct Upload {
     row: MediaRow,
     /// The row that waits for it, and must still be there; none: there must be none.
     before: Option<MediaRow>,
+    /// Who may fetch it, if not everybody with an account, and if that is not written down yet.
+    restriction: Option<Restriction>,
     bytes_max: u64,
     blob: BlobName,
     /// Gone once the blob is whole.
@@ -87,6 +89,24 @@ impl Media {
         self.begin(self.new_row(uploader), None, announced_bytes, self.upload_bytes_max()).await
     }
 
+    /// The same of a file that its uploader alone may fetch until it is attached to an event (MSC3911). One that is
+    /// attached to nothing goes soon.
+    pub async fn upload_restricted(
+        &self,
+        uploader: UserNumber,
+        announced_bytes: u64,
+    ) -> Result<Upload, UploadError> {
+        let mut upload = self.upload(uploader, announced_bytes).await?;
+        upload.row.expires_ms = Some(self.attached_until_ms());
+        upload.restriction = Some(Restriction::Unattached);
+        Ok(upload)
+    }
+
+    /// When a file goes that is attached to nothing until then, in milliseconds since the Unix epoch.
+    fn attached_until_ms(&self) -> u64 {
+        self.0.clock.now_ms().saturating_add(self.options().pending_time.as_ms())
+    }
+
     /// Begins an upload to a media id that [`Media::create`] gave.
     ///
     /// <https://spec.matrix.org/v1.19/client-server-api/#put_matrixmediav3uploadservernamemediaid>
@@ -98,8 +118,8 @@ impl Media {
         announced_bytes: u64,
     ) -> Result<Upload, UploadError> {
         let key = self.key(server, media_id);
-        let row = self.row(key).await?.filter(|_| *server == self.0.server_name);
-        let row = row.ok_or(UploadError::NotFound)?;
+        let (row, restriction) = self.file(key).await?;
+        let row = row.filter(|_| *server == self.0.server_name).ok_or(UploadError::NotFound)?;
         if row.uploader != Some(uploader) {
             return Err(UploadError::NotYours);
         }
@@ -110,7 +130,8 @@ impl Media {
             return Err(UploadError::NotFound);
         }
         self.check_quota(self.usage(uploader).await?, announced_bytes)?;
-        let filled = MediaRow { expires_ms: None, ..row.clone() };
+        let expires_ms = restriction.is_some().then(|| self.attached_until_ms());
+        let filled = MediaRow { expires_ms, ..row.clone() };
         self.begin(filled, Some(row), announced_bytes, self.upload_bytes_max()).await
     }
 
@@ -135,6 +156,7 @@ impl Media {
             strip: (row.server.is_none() && self.options().strip_metadata).then(Strip::new),
             row,
             before,
+            restriction: None,
             hasher: Sha256::new(),
             received_bytes: 0,
             bytes: 0,
@@ -189,6 +211,11 @@ impl Media {
 }
 
 impl Upload {
+    /// Says who may fetch the file, if not everybody with an account.
+    pub(super) fn restrict(&mut self, restriction: Option<Restriction>) {
+        self.restriction = restriction;
+    }
+
     /// Takes the next piece.
     pub async fn write(&mut self, piece: &[u8]) -> Result<(), UploadError> {
         let length = u64::try_from(piece.len()).unwrap_or(u64::MAX);
@@ -267,6 +294,9 @@ impl Upload {
         }
         let row = MediaRow { content: Some(content), ..self.row.clone() };
         write.put::<MediaFile>(&key, &row);
+        if let Some(restriction) = &self.restriction {
+            write.put::<MediaRestriction>(&key, restriction);
+        }
         match database.commit(write).await {
             Ok(_) => {
                 self.settled = known.is_none();

@@ -139,6 +139,13 @@ impl Book {
         waiting.map_or(self.handed_out, |first| first.saturating_sub(1).min(self.handed_out))
     }
 
+    /// All servers, in the order of their names.
+    pub(super) fn all(&self) -> Vec<(&OwnedServerName, &Destination)> {
+        let mut all: Vec<_> = self.servers.iter().collect();
+        all.sort_unstable_by_key(|(name, _)| *name);
+        all
+    }
+
     /// Names of all servers with something to do.
     pub(super) fn with_work(&self) -> Vec<OwnedServerName> {
         let with_work = self.servers.iter().filter(|(_, destination)| destination.has_work());

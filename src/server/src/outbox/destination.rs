@@ -213,6 +213,11 @@ impl Destination {
         self.has_rows || !self.queue.is_empty() || !self.edus.is_empty() || !self.lagging.is_empty()
     }
 
+    /// Events that wait in memory, and rooms of which it is behind.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.queue.len(), self.lagging.len())
+    }
+
     /// Whether a row must name it: it is not reached, or is behind.
     pub(super) fn is_remembered(&self) -> bool {
         !self.backoff.is_well() || !self.lagging.is_empty()

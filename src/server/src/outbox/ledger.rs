@@ -46,6 +46,21 @@ impl LedgerKind {
         Self::Other,
     ];
 
+    /// Its name, as reports show it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Event => "events",
+            Self::State => "state",
+            Self::Membership => "memberships",
+            Self::Typing => "typing",
+            Self::Receipt => "receipts",
+            Self::Presence => "presence",
+            Self::Device => "devices and keys",
+            Self::ToDevice => "messages to devices",
+            Self::Other => "other",
+        }
+    }
+
     fn id(self) -> u8 {
         let place = Self::ALL.iter().position(|kind| *kind == self);
         place.and_then(|place| u8::try_from(place).ok()).unwrap_or(u8::MAX)
@@ -211,12 +226,7 @@ impl Ledger {
                 let hash = super::server_hash(&self.database, server);
                 self.database.scan_all(Range::<LedgerTable>::prefix(&hash)).await?
             }
-            LedgerQuery::Subject(subject) => {
-                let (of, number) = subject.in_key();
-                let mut rows = self.database.scan_all(Range::<LedgerTable>::whole()).await?;
-                rows.retain(|((_, kind, subject, _), _)| (*kind, *subject) == (of, number));
-                rows
-            }
+            LedgerQuery::Subject(subject) => self.of_subject(*subject).await?,
         };
         let entries = rows.into_iter().filter_map(|((_, of, number, kind), row)| {
             Some(LedgerEntry {
@@ -230,5 +240,17 @@ impl Ledger {
             })
         });
         Ok(entries.collect())
+    }
+
+    /// The rows of a room or a user: two reads for each server in the ledger, however long its lines are.
+    async fn of_subject(&self, subject: LedgerSubject) -> Result<Vec<(Key, LedgerRecord)>, Error> {
+        let (of, number) = subject.in_key();
+        let (mut rows, mut range) = (Vec::new(), Range::<LedgerTable>::whole().limit(1));
+        loop {
+            let page = self.database.scan(&range).await?;
+            let Some(((server, ..), _)) = page.rows.first() else { return Ok(rows) };
+            rows.extend(self.database.scan_all(Range::<LedgerTable>::prefix(&(*server, of, number))).await?);
+            range = Range::<LedgerTable>::after(&(), server).limit(1);
+        }
     }
 }

@@ -18,8 +18,8 @@ use ruma::{
 use super::{Room, Rooms, event::StoredEvent};
 use crate::{
     database::{Corrupt, Error, Range},
-    numbers::{EventNumber, UserNumber},
-    tables::rooms::{EventByName, EventStatus, Membership, Room as RoomTable, RoomMember, StateRoot},
+    numbers::EventNumber,
+    tables::rooms::{EventByName, EventStatus, Membership, Room as RoomTable, StateRoot},
 };
 
 /// Events that are loaded together on a walk.
@@ -85,25 +85,6 @@ impl Rooms {
             servers.extend(ids.into_iter().flatten().map(|user_id| user_id.server_name().to_owned()));
         }
         Ok(servers)
-    }
-
-    /// The rooms that a user has joined, whoever's user it is.
-    pub async fn joined_by(&self, user: UserNumber) -> Result<RoaringBitmap, Error> {
-        let mut joined = RoaringBitmap::new();
-        let mut range = Range::<RoomTable>::whole();
-        loop {
-            let page = self.core.database.scan(&range).await?;
-            let keys: Vec<_> = page.rows.iter().map(|(room, _)| (*room, user)).collect();
-            for ((room, _), row) in keys.iter().zip(self.core.database.get_all::<RoomMember>(&keys).await?) {
-                if row.is_some_and(|row| row.value.membership == Membership::Join) {
-                    joined.insert(room.0);
-                }
-            }
-            match page.rows.last() {
-                Some((last, _)) if page.more => range = range.continued_after(last),
-                _ => return Ok(joined),
-            }
-        }
     }
 
     /// The rooms in which there is an event with this id.

@@ -73,6 +73,9 @@ pub struct Incoming {
     pub state: Option<Vec<OwnedEventId>>,
     /// Why the event is to be soft-failed even if the rules let it pass: its policy server does not vouch for it.
     pub soft_fail: Option<String>,
+    /// Whether this server has to hand the event on to the others in the room, once it is in the timeline: whoever sent it
+    /// came through this server.
+    pub relay: bool,
     /// The newest ends of a room that nobody here is in any more: where they still are what they were, nothing of the
     /// room's state before counts.
     pub(super) stale: Option<Vec<EventNumber>>,
@@ -83,7 +86,7 @@ pub struct Incoming {
 impl Incoming {
     /// An event that follows what is here.
     pub fn new(event: Verified, placement: Placement) -> Self {
-        Self { event, placement, state: None, soft_fail: None, stale: None, partial: None }
+        Self { event, placement, state: None, soft_fail: None, relay: false, stale: None, partial: None }
     }
 }
 

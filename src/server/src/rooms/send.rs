@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 use super::{Append, AppendError, Rooms, membership::MembershipError};
 use crate::{
     database::{Error, Write},
-    numbers::{DeviceNumber, UserNumber},
+    numbers::{DeviceNumber, Hash128, UserNumber},
     tables::rooms::Transaction,
 };
 
@@ -37,6 +37,9 @@ pub enum SendError {
     /// An alias in `m.room.canonical_alias` does not point to the room.
     #[error("{0} does not point to this room")]
     BadAlias(String),
+    /// A file is attached to something already.
+    #[error("a file is attached to something already")]
+    Attached,
     /// An alias in `m.room.canonical_alias` is no alias.
     #[error("{0}")]
     MalformedAlias(&'static str),
@@ -71,6 +74,23 @@ pub struct TransactionName<'a> {
     pub id: &'a str,
 }
 
+/// What is out of the ordinary about an event.
+#[derive(Clone, Debug, Default)]
+pub struct SendOptions {
+    /// When it was sent, if not now.
+    pub at: Option<MilliSecondsSinceUnixEpoch>,
+    /// Files that are attached to it (MSC3911).
+    pub attached: Vec<AttachedMedia>,
+}
+
+/// A file that may be attached to an event; [`Media::attachable`](crate::media::Media::attachable) says which may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttachedMedia(pub(crate) Hash128);
+
+fn keys_of(attached: &[AttachedMedia]) -> Vec<Hash128> {
+    attached.iter().map(|file| file.0).collect()
+}
+
 impl Rooms {
     /// Sends a message event. A repeated transaction gets the first one's answer.
     pub async fn send(
@@ -81,17 +101,17 @@ impl Rooms {
         content: &RawValue,
         transaction: TransactionName<'_>,
     ) -> Result<OwnedEventId, SendError> {
-        self.send_at(room_id, caller, (kind, content), transaction, None).await
+        self.send_with(room_id, caller, (kind, content), transaction, SendOptions::default()).await
     }
 
-    /// The same as if it had been sent at this time.
-    pub async fn send_at(
+    /// The same with what is out of the ordinary about it.
+    pub async fn send_with(
         &self,
         room_id: &RoomId,
         caller: &Caller,
         (kind, content): (&str, &RawValue),
         transaction: TransactionName<'_>,
-        at: Option<MilliSecondsSinceUnixEpoch>,
+        options: SendOptions,
     ) -> Result<OwnedEventId, SendError> {
         let named = caller.device.map(|device| {
             let hash =
@@ -106,15 +126,18 @@ impl Rooms {
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
         check_message(kind, content)?;
         let mut draft = self.raw_draft(caller, kind, None, content);
-        draft.origin_server_ts = at.unwrap_or(draft.origin_server_ts);
-        let append = Append { draft, sender: caller.user, transaction: named.clone(), extra: Write::new() };
+        draft.origin_server_ts = options.at.unwrap_or(draft.origin_server_ts);
+        let attached = keys_of(&options.attached);
+        let append =
+            Append { draft, sender: caller.user, transaction: named.clone(), attached, extra: Write::new() };
         match (self.append(&room, append).await, named) {
             (Ok(appended), _) => Ok(appended.event_id),
             // The same transaction came in twice at once, and the other was first.
             (Err(error @ (AppendError::Conflict(_) | AppendError::Busy)), Some((device, hash, _))) => {
-                self.transaction_done(device, hash).await?.ok_or(SendError::Append(error))
+                let done = self.transaction_done(device, hash).await?;
+                done.ok_or_else(|| not_sent(error, &options.attached))
             }
-            (Err(error), _) => Err(error.into()),
+            (Err(error), _) => Err(not_sent(error, &options.attached)),
         }
     }
 
@@ -127,16 +150,16 @@ impl Rooms {
         state_key: &str,
         content: &RawValue,
     ) -> Result<OwnedEventId, SendError> {
-        self.set_state_at(room_id, caller, (kind, state_key, content), None).await
+        self.set_state_with(room_id, caller, (kind, state_key, content), SendOptions::default()).await
     }
 
-    /// The same as if it had been set at this time.
-    pub async fn set_state_at(
+    /// The same with what is out of the ordinary about it.
+    pub async fn set_state_with(
         &self,
         room_id: &RoomId,
         caller: &Caller,
         (kind, state_key, content): (&str, &str, &RawValue),
-        at: Option<MilliSecondsSinceUnixEpoch>,
+        options: SendOptions,
     ) -> Result<OwnedEventId, SendError> {
         let room = self.find(room_id).await?.ok_or(SendError::NotInRoom)?;
         match kind {
@@ -149,9 +172,11 @@ impl Rooms {
             Some(content) => self.raw_draft(caller, kind, Some(state_key), &raw(&content)?),
             None => self.raw_draft(caller, kind, Some(state_key), content),
         };
-        draft.origin_server_ts = at.unwrap_or(draft.origin_server_ts);
-        let append = Append { draft, sender: caller.user, transaction: None, extra: Write::new() };
-        Ok(self.append(&room, append).await?.event_id)
+        draft.origin_server_ts = options.at.unwrap_or(draft.origin_server_ts);
+        let attached = keys_of(&options.attached);
+        let append = Append { draft, sender: caller.user, transaction: None, attached, extra: Write::new() };
+        let appended = self.append(&room, append).await;
+        Ok(appended.map_err(|error| not_sent(error, &options.attached))?.event_id)
     }
 
     /// Redacts an event.
@@ -204,7 +229,7 @@ impl Rooms {
     async fn transaction_done(
         &self,
         device: DeviceNumber,
-        hash: crate::numbers::Hash128,
+        hash: Hash128,
     ) -> Result<Option<OwnedEventId>, SendError> {
         let done = self.core.database.get::<Transaction>(&(device, hash)).await?;
         Ok(done.and_then(|done| EventId::parse(done.event_id).ok()))
@@ -258,6 +283,14 @@ impl Rooms {
         state_key: &str,
     ) -> Result<Option<Value>, Error> {
         Ok(self.current_pdu(room, kind, state_key).await?.and_then(|pdu| pdu.content_as()))
+    }
+}
+
+/// Why an event with attachments was not taken.
+fn not_sent(error: AppendError, attached: &[AttachedMedia]) -> SendError {
+    match error {
+        AppendError::Conflict(check) if check < attached.len() => SendError::Attached,
+        error => SendError::Append(error),
     }
 }
 

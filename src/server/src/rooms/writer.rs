@@ -39,6 +39,7 @@ mod checks;
 mod current;
 mod extremities;
 mod ingest;
+mod media;
 mod notify;
 mod outliers;
 mod partial;
@@ -51,6 +52,7 @@ mod state;
 mod whole;
 
 pub(crate) use ingest::Placed;
+pub(super) use media::loosen;
 pub(super) use notify::push_context;
 pub(crate) use whole::Wholeness;
 
@@ -63,6 +65,8 @@ pub struct Append {
     pub sender: UserNumber,
     /// The device's transaction: hash of endpoint and id, and the id itself.
     pub transaction: Option<(DeviceNumber, Hash128, String)>,
+    /// Files that are attached to it (MSC3911), by their keys.
+    pub attached: Vec<Hash128>,
     /// Rows that belong to the same commit.
     pub extra: Write,
 }
@@ -216,7 +220,7 @@ impl Writer {
 
     /// The same where the event can cite all extremities.
     async fn prepare_on_all(&mut self, append: Append, mut write: Write) -> Result<Outcome, AppendError> {
-        let Append { draft, sender, transaction, extra } = append;
+        let Append { draft, sender, transaction, attached, extra } = append;
         if self.tips.is_empty() && !self.founds {
             // It is known from an invitation, or just being joined, and has no state yet that would forbid anything.
             return Err(AppendError::Forbidden("you are not in this room".to_owned()));
@@ -274,6 +278,7 @@ impl Writer {
         if is_held {
             self.await_target(&pdu, number, &mut write);
         }
+        self.attach(&attached, &pdu, number, &mut write);
         write.append(extra);
         let appended = Appended { event_id: pdu.event_id.clone(), number };
         let prepared = Prepared { write, own_checks, events: vec![event], changed };
@@ -338,6 +343,7 @@ impl Writer {
         if record.reason.is_none() {
             self.put_history(number, &record, write);
             self.put_words(pdu, record.depth, number, write);
+            self.put_media(pdu, record.sender, number, write);
         }
         let event = self.put_event(StoredEvent::new(number, Position::PENDING, record, json), true, write);
         self.put_head(write);

@@ -50,7 +50,7 @@ impl Inner {
     }
 
     /// Whose keys changed, among those who share a room.
-    async fn changed_keys(
+    pub(super) async fn changed_keys(
         &self,
         reader: Whereabouts<'_>,
         since: Position,
@@ -73,11 +73,11 @@ impl Inner {
         Ok(users)
     }
 
-    async fn has_users_of_others(&self, users: &RoaringBitmap) -> Result<bool, Error> {
+    pub(super) async fn has_users_of_others(&self, users: &RoaringBitmap) -> Result<bool, Error> {
         Ok(self.user_ids(users).await?.iter().any(|user_id| !self.sources.users.is_local(user_id)))
     }
 
-    async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {
+    pub(super) async fn user_ids(&self, users: &RoaringBitmap) -> Result<Vec<OwnedUserId>, Error> {
         let numbers: Vec<_> = users.iter().map(UserNumber).collect();
         Ok(self.sources.users.ids(&numbers).await?.into_iter().flatten().collect())
     }

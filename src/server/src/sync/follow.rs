@@ -118,7 +118,7 @@ impl Follower {
                 self.tails.clear();
                 self.activity.event(room, at);
             }
-            Happened::Relay { .. } | Happened::Queued { .. } => {}
+            Happened::Relay { .. } | Happened::Queued { .. } | Happened::LooseMedia => {}
         }
     }
 
@@ -132,7 +132,10 @@ impl Follower {
             | Happened::ToDevice { user, .. } => {
                 self.wakes.wake_user(user);
             }
-            Happened::State { .. } | Happened::Relay { .. } | Happened::Queued { .. } => {}
+            Happened::State { .. }
+            | Happened::Relay { .. }
+            | Happened::Queued { .. }
+            | Happened::LooseMedia => {}
             Happened::DeviceList { user } => {
                 // Those who share a room want to know, and which rooms that are is known of local users.
                 match self.memberships.current(user).await {

@@ -1,4 +1,4 @@
-//! Tables of what other servers send, until it is where it belongs. Ids 240 to 246.
+//! Tables of what other servers send, until it is where it belongs. Ids 240 to 246, and 160.
 
 use allod_storage::Position;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,9 @@ super::tables! {
     InboundStaging = 241 in INBOXES: (RoomNumber, Position, u32) => StagedRecord, Content, Room;
     /// Checked events that build on others which nobody had so far, by the hash of their ids; asked for again and again.
     StrandedEvent = 242 in INBOXES: (RoomNumber, Hash128) => StrandedRecord, Content, Seconds(STRANDED_SECONDS);
+    /// Events whose keys were not to be had when they came, by the hash of what came; nothing of them is
+    /// believed yet.
+    UnverifiedEvent = 160 in INBOXES: (RoomNumber, Hash128) => UnverifiedRecord, Content, Seconds(STRANDED_SECONDS);
     /// Keys of users of other servers, as those told them.
     RemoteKeyList = 243 in KEYS: UserNumber => Stamped<RemoteKeyListRecord>, Device, Seconds(30 * 86_400);
 }
@@ -51,6 +54,18 @@ pub struct StrandedRecord {
     pub since_ms: u64,
 }
 impl Stored for StrandedRecord {}
+
+/// Value of [`UnverifiedEvent`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnverifiedRecord {
+    /// The server that sent it.
+    pub origin: String,
+    /// The event as it came, its format checked and nothing else.
+    pub json: Vec<u8>,
+    /// Since when it waits, in milliseconds since the epoch.
+    pub since_ms: u64,
+}
+impl Stored for UnverifiedRecord {}
 
 /// Value of [`RemoteKeyList`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,12 +1,13 @@
-//! Tables of media: what is known about each file. The bytes are blobs, elsewhere. Ids 215 to 239.
+//! Tables of media: what is known about each file, and what names it. The bytes are blobs, elsewhere. Ids 215 to 239, and
+//! 170 to 179.
 //!
 //! A blob belongs to exactly one row: a [`SharedBlob`], a [`Thumbnail`], or, while it is being written or removed, an
 //! [`UnownedBlob`]. So a crash leaves no blob that nobody knows.
 
 use serde::{Deserialize, Serialize};
 
-use super::Stored;
-use crate::numbers::{Hash128, UserNumber};
+use super::{Stamped, Stored};
+use crate::numbers::{EventNumber, Hash128, RoomNumber, UserNumber};
 
 super::tables! {
     /// A file by the hash of its server's name and media id. It goes after its retention time, when it is deleted, or
@@ -24,7 +25,51 @@ super::tables! {
     Thumbnail = 220 in MEDIA: ([u8; 16], u16, u16, u8) => ThumbnailRow, Media, Forever;
     /// Media ids that were given out and have no content yet.
     PendingMedia = 221 in MEDIA: (UserNumber, Hash128) => u64, Media, Forever;
+    /// The events that name a file in what clients can read of them. It goes with the event, or with the file.
+    MediaReference = 170 in MEDIA: (Hash128, RoomNumber, EventNumber) => (), Media, Forever;
+    /// The files that an event names, or carries as attachments.
+    EventMedia = 171 in MEDIA: (RoomNumber, EventNumber, Hash128) => EventMediaRow, Media, Room;
+    /// Who of ours has sent an event that names a file of ours. It goes with the file.
+    MediaSender = 172 in MEDIA: (Hash128, UserNumber) => (), Media, Forever;
+    /// Who of ours has, or had, a file as their picture or in account data, as collections of stickers are. It goes with
+    /// the file.
+    MediaKeeper = 173 in MEDIA: (Hash128, UserNumber) => (), Media, Forever;
+    /// A file that not everybody with an account may fetch (MSC3911), and who may. It goes with the file.
+    MediaRestriction = 174 in MEDIA: Hash128 => Restriction, Media, Forever;
+    /// A file that lost an event that named it or carried it, and since when (milliseconds since the Unix epoch): it is
+    /// looked at next. By whether it was an attachment.
+    LooseMedia = 175 in MEDIA: (Hash128, u8) => Stamped<u64>, Media, Forever;
+    /// Marks of media by a fixed number: 1 = since when what events name is written down (milliseconds since the Unix
+    /// epoch).
+    MediaMark = 176 in MEDIA: u8 => u64, Operational, Forever;
 }
+
+/// How an event has a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventMediaRow {
+    /// Whether it is attached to the event, and not only named.
+    pub attached: bool,
+}
+impl Stored for EventMediaRow {}
+
+/// Who may fetch a file that is restricted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restriction {
+    /// Its uploader: it is attached to nothing yet.
+    Unattached,
+    /// Who may see this event.
+    Event {
+        /// Its room, once it is known.
+        room: Option<RoomNumber>,
+        /// Its id.
+        event_id: String,
+    },
+    /// Who may see the profile of this user.
+    Profile(String),
+    /// Nobody: its server says something of it that is not understood.
+    Unknown,
+}
+impl Stored for Restriction {}
 
 /// What is known about a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

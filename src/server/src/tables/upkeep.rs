@@ -9,7 +9,8 @@ use crate::numbers::{Hash128, RoomNumber, UserNumber};
 super::tables! {
     /// Ranges of keys whose deleted and overwritten bytes must leave the disk, by commit and number within it.
     PendingErasure = 200 in OPERATIONAL: (Position, u32) => ErasedRange, Operational, Forever;
-    /// How far recurring work has come: 0 = erasure, else the table that is swept.
+    /// How far recurring work has come: 0 = erasure, else the table that is swept, or that was
+    /// filled once.
     Chore = 201 in OPERATIONAL: u8 => ChoreRow, Operational, Forever;
     /// Which commit was the newest at a time, in milliseconds since the epoch: tells how old rows are that only know
     /// their position.

@@ -9,7 +9,8 @@ use ruma::api::client::{
 
 use super::serve::serve;
 use crate::{
-    app::App, auth::Guest, endpoint::Routes, error::Result, response::Response, wrapped::WithHeaders,
+    app::App, auth::Guest, client::room::caller, endpoint::Routes, error::Result, response::Response,
+    wrapped::WithHeaders,
 };
 
 pub(crate) fn routes(routes: Routes) -> Routes {
@@ -21,16 +22,20 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}`
-async fn get_content(app: App, _: Guest, call: WithHeaders<content::Request>) -> Result<Response> {
-    let request = &call.request;
-    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
+async fn get_content(app: App, session: Guest, call: WithHeaders<content::Request>) -> Result<Response> {
+    let (caller, request) = (caller(&session), &call.request);
+    let wanted = Wanted::by_account(&caller, &request.server_name, &request.media_id, request.timeout_ms);
     download(&app, wanted, call.head(), None).await
 }
 
 /// `GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}`
-async fn get_content_as_filename(app: App, _: Guest, call: WithHeaders<named::Request>) -> Result<Response> {
-    let request = &call.request;
-    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
+async fn get_content_as_filename(
+    app: App,
+    session: Guest,
+    call: WithHeaders<named::Request>,
+) -> Result<Response> {
+    let (caller, request) = (caller(&session), &call.request);
+    let wanted = Wanted::by_account(&caller, &request.server_name, &request.media_id, request.timeout_ms);
     download(&app, wanted, call.head(), Some(request.filename.clone())).await
 }
 

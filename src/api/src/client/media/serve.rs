@@ -194,6 +194,9 @@ impl From<ContentError> for Error {
     fn from(error: ContentError) -> Self {
         match error {
             ContentError::NotFound => Self::not_found("There is no such file, or you may not see it"),
+            ContentError::Forbidden => {
+                Self::custom(StatusCode::FORBIDDEN, "M_UNAUTHORIZED", error.to_string())
+            }
             ContentError::NotYetUploaded => {
                 let message = "The file has not been uploaded yet";
                 Self::new(StatusCode::GATEWAY_TIMEOUT, ErrorKind::NotYetUploaded, message)

@@ -16,6 +16,7 @@ use super::serve::serve;
 use crate::{
     app::App,
     auth::Guest,
+    client::room::caller,
     endpoint::Routes,
     error::{Error, Result},
     response::Response,
@@ -27,9 +28,13 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 /// `GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}`
-async fn get_content_thumbnail(app: App, _: Guest, call: WithHeaders<content::Request>) -> Result<Response> {
-    let request = &call.request;
-    let wanted = Wanted::by_account(&request.server_name, &request.media_id, request.timeout_ms);
+async fn get_content_thumbnail(
+    app: App,
+    session: Guest,
+    call: WithHeaders<content::Request>,
+) -> Result<Response> {
+    let (caller, request) = (caller(&session), &call.request);
+    let wanted = Wanted::by_account(&caller, &request.server_name, &request.media_id, request.timeout_ms);
     let size = size(request.width, request.height, request.method.as_ref(), request.animated);
     let content = app.media.thumbnail(wanted, size).await?;
     serve(&app.media, call.head(), content, None).await

@@ -140,8 +140,9 @@ async fn names_resolve_as_the_specification_says() {
     }
 }
 
+/// CVE-2024-52594, and palpo's #190: a server's name, its document or its records led into the own network.
 #[tokio::test]
-async fn no_way_leads_inside() {
+async fn cve_2024_52594_no_way_leads_inside() {
     let (discovery, ..) = discovery(&[("delegating.example", "127.0.0.1:80")]);
     let names = [
         "inside.example:80",

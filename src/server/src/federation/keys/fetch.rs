@@ -13,7 +13,7 @@ use ruma::{
     serde::Raw,
 };
 
-use super::{FRESH, KeyError, ServerKeys, Source, document::DocumentError};
+use super::{FRESH, KeyError, Reading, ServerKeys, Source, document::DocumentError};
 use crate::federation::{client::KEYS, policy::Refused};
 
 /// How long a server that was not reached is left alone: after the first failure, and at most.
@@ -48,18 +48,25 @@ impl ServerKeys {
     /// Reads the keys of a server anew. Whoever waited while someone else did is content with that. Goes on when the
     /// caller gives up.
     pub(in crate::federation) async fn refresh(&self, server: &ServerName) -> Result<(), KeyError> {
+        self.refresh_now(server).await.map(drop)
+    }
+
+    /// The same, and whether they were read just now.
+    pub(super) async fn refresh_now(&self, server: &ServerName) -> Result<Reading, KeyError> {
         let (keys, server) = (self.clone(), server.to_owned());
         let reading = self.tasks.spawn("server keys", async move { keys.refresh_alone(&server).await });
         reading.await.unwrap_or(Err(KeyError::BackingOff))
     }
 
-    async fn refresh_alone(&self, server: &ServerName) -> Result<(), KeyError> {
+    async fn refresh_alone(&self, server: &ServerName) -> Result<Reading, KeyError> {
+        let began_ms = self.clock.now_ms();
         let slot = self.fetches.of(server);
         let mut outcome = slot.lock().await;
         let now_ms = self.clock.now_ms();
         let fresh_ms = u64::try_from(FRESH.as_millis()).unwrap_or(0);
         if outcome.succeeded_ms.is_some_and(|at_ms| now_ms < at_ms.saturating_add(fresh_ms)) {
-            return Ok(());
+            let since = outcome.succeeded_ms.is_some_and(|at_ms| at_ms > began_ms);
+            return Ok(if since { Reading::Now } else { Reading::Lately });
         }
         if now_ms < outcome.retry_at_ms {
             return Err(KeyError::BackingOff);
@@ -75,7 +82,7 @@ impl ServerKeys {
             outcome.retry_at_ms = self.clock.now_ms().saturating_add(pause_ms.min(PAUSE_MS_MAX));
             outcome.failures = outcome.failures.saturating_add(1);
         }
-        read
+        read.map(|()| Reading::Now)
     }
 
     async fn read_from_origin(&self, server: &ServerName) -> Result<(), KeyError> {

@@ -154,6 +154,45 @@ async fn access_control_lists_hold_for_events_and_edus() {
     }
 }
 
+/// CVE-2026-45078: many who waited for one room kept everything else from being done.
+#[tokio::test]
+async fn cve_2026_45078_a_room_that_waits_holds_up_nothing_else() {
+    let mut world = World::new().await;
+    let join = world.join.clone();
+    let missing = world.remote.message("@bob:remote.test", &[&join], "missing");
+    // Another room, where nothing is amiss.
+    let (mut other, _) = crate::rooms::testing::Remote::new(world.remote.version.clone());
+    other.room_id = "!other:remote.test".try_into().unwrap();
+    other.nodes.clear();
+    let bob = "@bob:remote.test";
+    let create = json!({ "room_version": other.version.as_str(), "creator": bob });
+    let create = other.event(bob, &[], "m.room.create", Some(""), &create);
+    let member = other.member(bob, &[&create], bob, "join");
+    let open = other.event(bob, &[&member], "m.room.join_rules", Some(""), &json!({ "join_rule": "public" }));
+    let (room, own_join) = world.server.adopt(&mut other, &[&open]).await;
+    let hello = other.message(bob, &[&own_join], "hello");
+
+    // The room asks for what is missing, and nobody ever answers: whatever comes for it waits.
+    world.others.0.lock().unwrap().stalling.insert("missing");
+    let (inbound, origin) = (&world.inbound, server("remote.test"));
+    for number in 0..500 {
+        let event = world.remote.message(bob, &[&missing], &number.to_string());
+        let pdus = vec![world.json(&event)];
+        let id = number.to_string();
+        let answer = inbound.receive(&origin, Received { id: &id, pdus, edus: Vec::new() });
+        assert_eq!(answer.await.unwrap()[&event], Ok(()));
+    }
+    // Only one of them asks.
+    assert!(world.others.asked("missing") <= 1);
+    let pdus = vec![raw(other.verified(&hello).json())];
+    let answer = inbound.receive(&origin, Received { id: "other", pdus, edus: Vec::new() });
+    assert_eq!(answer.await.unwrap()[&hello], Ok(()));
+    inbound.0.staging.placed(room.number).await;
+    assert!(world.server.rooms.event(&room, &hello).await.unwrap().is_some());
+    assert!(inbound.0.staging.is_busy(world.room.number));
+    world.server.tasks.stopping().cancel();
+}
+
 type MakeEdu = Box<dyn Fn(&str, &str) -> Value>;
 
 /// EDUs in which a user is named, and an event or message.

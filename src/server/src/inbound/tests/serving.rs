@@ -9,7 +9,7 @@ use crate::inbound::serve::ServeError;
 
 /// SEC26 of continuwuity, and its like: events of one room were served to members of another.
 #[tokio::test]
-async fn events_are_bound_to_their_room() {
+async fn sec26_events_are_bound_to_their_room() {
     let mut world = World::new().await;
     let join = world.join.clone();
     let hello = world.remote.message("@bob:remote.test", &[&join], "hello");
@@ -85,7 +85,7 @@ async fn history_goes_back_from_and_between() {
 
 /// CVE-2021-39163 and its like, between servers: what nobody of a server could see is served without its content.
 #[tokio::test]
-async fn what_a_server_could_not_see_is_redacted() {
+async fn cve_2021_39163_what_a_server_could_not_see_is_redacted() {
     for (visibility, before_join, invited) in [
         (HistoryVisibility::WorldReadable, true, true),
         (HistoryVisibility::Shared, true, true),

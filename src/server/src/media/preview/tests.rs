@@ -70,6 +70,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
     let (config, clock, random) = (Live::new(config), Clock::manual(1_700_000_000_000), Random::seeded(1));
     let egress = Egress::new(config.clone(), clock.clone(), Names::table(&names, &[]));
     let database = Database::open(Store::memory(SPACES), &random).await.unwrap();
+    let rooms = crate::rooms::testing::Server::new().await;
     let sources = MediaSources {
         database,
         config: config.clone(),
@@ -77,6 +78,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         random,
         tasks: tasks.clone(),
         client: None,
+        rooms: rooms.rooms.clone(),
     };
     let media = Media::open(sources).await.unwrap();
     let previews = Previews::new(media, config, clock, &egress).unwrap();

@@ -1,17 +1,18 @@
 //! Files of a server on this machine, which does as it should or does not.
 
-use allod_storage::Store;
+use ruma::api::client::room::create_room::v3::Request as CreateRoom;
 
 use super::*;
 use crate::{
     clock::Clock,
     config::{ByteSize, Config, Interval, Live},
-    database::{Database, Range},
+    database::Range,
     egress::{Egress, Names},
     federation::testing::{self, Peer},
-    media::{ContentError, MediaSources, Method as Shape, ThumbnailWanted, Wanted},
+    media::{Asker, ContentError, MediaSources, Method as Shape, ThumbnailWanted, Wanted},
     random::Random,
-    tables::{SPACES, media::MediaFile},
+    rooms::{self, send::TransactionName},
+    tables::media::MediaFile,
     tasks::Tasks,
 };
 
@@ -23,11 +24,21 @@ struct Fixture {
     clock: Clock,
     egress: Egress,
     peer: Peer,
+    rooms: rooms::testing::Server,
     _tasks: Tasks,
 }
 
 /// A peer that answers so.
 async fn fixture(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fixture {
+    fixture_with(rooms::testing::Server::new().await, files, change).await
+}
+
+/// The same for a server that has rooms.
+async fn fixture_with(
+    rooms: rooms::testing::Server,
+    files: &[(&str, &str)],
+    change: impl FnOnce(&mut Config),
+) -> Fixture {
     let tasks = Tasks::new();
     let peer = Peer::start(&tasks, files).await;
     let mut config = testing::config();
@@ -36,7 +47,7 @@ async fn fixture(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
     let (config, clock, random) = (Live::new(config), Clock::manual(1_700_000_000_000), Random::seeded(1));
     let names = Names::table(&[("inside.example", &["10.0.0.1"]), ("denied.example", &["127.0.0.1"])], &[]);
     let (egress, client) = testing::client(&config, &clock, "localhost".try_into().unwrap(), names);
-    let database = Database::open(Store::memory(SPACES), &random).await.unwrap();
+    let database = rooms.fixture.database.clone();
     let sources = MediaSources {
         database,
         config,
@@ -44,15 +55,17 @@ async fn fixture(files: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         random,
         tasks: tasks.clone(),
         client: Some(client),
+        rooms: rooms.rooms.clone(),
     };
     let media = Media::open(sources).await.unwrap();
-    Fixture { media, server: peer.name.clone(), clock, egress, peer, _tasks: tasks }
+    Fixture { media, server: peer.name.clone(), clock, egress, peer, rooms, _tasks: tasks }
 }
 
 impl Fixture {
     async fn get(&self, media_id: &str) -> Result<(String, Option<String>, Option<String>), RemoteError> {
         let wait = Duration::ZERO;
-        let wanted = Wanted { server: &self.server, media_id, wait, remote: true, account: true };
+        let asker = Asker::Server(&self.server);
+        let wanted = Wanted { server: &self.server, media_id, wait, remote: true, asker };
         let content = match self.media.content(wanted).await {
             Ok(content) => content,
             Err(ContentError::Remote(error)) => return Err(error),
@@ -276,7 +289,8 @@ async fn what_is_quarantined_is_neither_given_nor_fetched_again() {
     fixture.clock.advance(DAY * 400);
     fixture.media.sweep().await.unwrap();
     let wait = Duration::ZERO;
-    let wanted = Wanted { server: &fixture.server, media_id: "file", wait, remote: true, account: true };
+    let asker = Asker::Server(&fixture.server);
+    let wanted = Wanted { server: &fixture.server, media_id: "file", wait, remote: true, asker };
     assert!(matches!(fixture.media.content(wanted).await, Err(ContentError::NotFound)));
     assert_eq!(fixture.asked(), 1);
 }
@@ -285,9 +299,52 @@ async fn what_is_quarantined_is_neither_given_nor_fetched_again() {
 async fn cve_2024_37302_nobody_without_an_account_has_files_fetched() {
     let fixture = fixture(&[(DOWNLOAD, &file("file"))], |_| {}).await;
     let wait = Duration::ZERO;
-    let wanted = Wanted { server: &fixture.server, media_id: "file", wait, remote: true, account: false };
+    let wanted =
+        Wanted { server: &fixture.server, media_id: "file", wait, remote: true, asker: Asker::Anyone };
     assert!(matches!(fixture.media.content(wanted).await, Err(ContentError::NotFound)));
     let size = ThumbnailWanted { width: 32, height: 32, method: Shape::Crop, animated: false };
     assert!(fixture.media.thumbnail(wanted, size).await.is_err());
     assert_eq!(fixture.asked(), 0);
+}
+
+#[tokio::test]
+async fn what_another_server_restricts_is_for_those_who_may_read_the_event_and_goes_with_it() {
+    let rooms = rooms::testing::Server::new().await;
+    let (alice, bob) = (rooms.caller("alice").await, rooms.caller("bob").await);
+    let room_id = rooms.rooms.create(&alice, &CreateRoom::new(), false).await.unwrap();
+    let room = rooms.rooms.find(&room_id).await.unwrap().unwrap();
+    let event_id = rooms.say(&room, "alice", "look").await;
+    let restricted = |name: &str, restrictions: &str| {
+        file("secret").replace("{}", &format!(r#"{{"{name}":{restrictions}}}"#))
+    };
+    let of_event = restricted("org.matrix.msc3911.restrictions", &format!(r#"{{"event_id":"{event_id}"}}"#));
+    let of_other = restricted("restrictions", r#"{"event_id":"$unknown"}"#);
+    let of_profile = restricted("restrictions", r#"{"profile_user_id":"@a:b"}"#);
+    let files = [
+        (&*format!("{DOWNLOAD}/event"), &*of_event),
+        (&*format!("{DOWNLOAD}/other"), &*of_other),
+        (&*format!("{DOWNLOAD}/profile"), &*of_profile),
+        (&*format!("{DOWNLOAD}/odd"), &*restricted("restrictions", "{}")),
+    ];
+    let fixture = fixture_with(rooms, &files, |_| {}).await;
+    for (media_id, caller, expected) in [
+        ("event", &bob, Err(true)),
+        ("event", &alice, Ok(6)),
+        ("event", &bob, Err(true)),
+        ("other", &alice, Err(true)),
+        ("profile", &bob, Ok(6)),
+        ("odd", &alice, Err(true)),
+    ] {
+        let wanted = Wanted::by_account(caller, &fixture.server, media_id, Duration::ZERO);
+        let content = fixture.media.content(wanted).await;
+        let content = content.map(|content| content.bytes);
+        assert_eq!(content.map_err(|error| matches!(error, ContentError::Forbidden)), expected, "{media_id}");
+    }
+    assert_eq!((fixture.rows().await, fixture.asked()), (4, 4));
+
+    let transaction = TransactionName { path: "/redact", id: "1" };
+    fixture.rooms.rooms.redact(&room_id, &alice, &event_id, None, transaction).await.unwrap();
+    while fixture.rows().await > 3 {
+        tokio::task::yield_now().await;
+    }
 }

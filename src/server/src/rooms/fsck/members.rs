@@ -12,6 +12,7 @@ use crate::{
     tables::{
         Stamped,
         rooms::{EventStatus, MemberRecord, Membership, RoomHead, RoomMember, UserRoom, UserRoomRecord},
+        whereabouts::RemoteUserRoom,
     },
 };
 
@@ -30,7 +31,8 @@ impl Check {
         let said = self.said_of_members().await?;
         self.check_counts(&said);
         self.check_room_members(&said).await?;
-        self.check_rooms_of_users(&said).await
+        self.check_rooms_of_users(&said).await?;
+        self.check_whereabouts(&said).await
     }
 
     async fn said_of_members(&mut self) -> Result<BTreeMap<UserNumber, Says>, Stop> {
@@ -111,6 +113,24 @@ impl Check {
             if row != Some(right) && !outside && self.find(Damage::Members, says.user_id.as_str(), true) {
                 self.write.put::<UserRoom>(&(*user, room), &Stamped::pending(right));
                 self.changed.push(event);
+                self.flush_some().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Other servers' users by whom the room is not found. What is found too much means nothing.
+    async fn check_whereabouts(&mut self, said: &BTreeMap<UserNumber, Says>) -> Result<(), Stop> {
+        let room = self.room.number;
+        let is_there = |says: &Says| {
+            says.record.membership == Membership::Join && !self.core.identity.is_ours(&says.user_id)
+        };
+        let there: Vec<_> = said.iter().filter(|(_, says)| is_there(says)).collect();
+        let keys: Vec<_> = there.iter().map(|(user, _)| (**user, room)).collect();
+        let rows = self.core.database.get_all::<RemoteUserRoom>(&keys).await?;
+        for (((_, says), key), row) in there.into_iter().zip(&keys).zip(rows) {
+            if row.is_none() && self.find(Damage::Members, says.user_id.as_str(), true) {
+                self.write.put::<RemoteUserRoom>(key, &());
                 self.flush_some().await?;
             }
         }

@@ -13,6 +13,7 @@ use ruma::OwnedEventId;
 use super::{Prepared, Writer, awaited::Effect, checks::AuthSet, extremities::Tip};
 use crate::{
     database::{Error, Write},
+    log::Happened,
     numbers::EventNumber,
     rooms::{
         event::StoredEvent,
@@ -334,12 +335,13 @@ impl Writer {
             self.put_history(number, &event.record, &mut write);
             if event.redacted_by.is_none() {
                 self.put_words(pdu, event.record.depth, number, &mut write);
+                self.put_media(pdu, event.record.sender, number, &mut write);
             }
             self.relate_received(pdu, &event, &mut write).await?;
         }
         if accepted && live {
             // Also if it is held back: the state may change with it.
-            self.put_timeline(number, &mut write);
+            self.put_arrival(incoming, number, &mut write);
             if event.is_shown() {
                 let target = match &effect {
                     Effect::Applies(target) => Some(Arc::clone(target)),
@@ -371,6 +373,14 @@ impl Writer {
         changed.extend((!new).then_some(number));
         self.put_head(&mut write);
         Ok(Placed::New(outcome, Box::new(Prepared { write, own_checks: 1, events, changed })))
+    }
+
+    /// Puts an event at the end of the timeline. That it is to be handed on is told with it, so that no crash comes between.
+    fn put_arrival(&self, incoming: &Incoming, number: EventNumber, write: &mut Write) {
+        self.put_timeline(number, write);
+        if incoming.relay {
+            write.log(Happened::Relay { room: self.room.number, event: number });
+        }
     }
 
     /// Whether the event begins the room anew for this server.

@@ -91,6 +91,7 @@ impl Writer {
     ) -> Result<(), Error> {
         self.unrelate(target, write).await?;
         self.forget_words(target, write)?;
+        self.forget_media(target, write).await?;
         let key = (self.room.number, target.number);
         let redacted = redact(&target.json, &self.room.rules.redaction, None)
             .map_err(|_| Error::Corrupt("EventJson", Corrupt("event does not parse")))?;

@@ -15,7 +15,7 @@ use crate::{
     database::{Error, Write},
     log::Happened,
     numbers::{EventNumber, Hash128, UserNumber},
-    rooms::{event::StoredEvent, membership, state::put_current_state},
+    rooms::{event::StoredEvent, membership, state::put_current_state, whereabouts},
     tables::{
         Stamped,
         rooms::{
@@ -220,6 +220,8 @@ impl Writer {
                     write.put::<UserMembershipChange>(&(user, Position::PENDING), &change);
                 }
             }
+        } else {
+            whereabouts::put(write, user, room, change.after.map(|says| says.membership));
         }
         write.log(Happened::Membership { room, user });
     }

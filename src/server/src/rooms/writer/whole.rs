@@ -231,6 +231,7 @@ impl Writer {
         let pdu = event.pdu(&self.room)?;
         self.put_history(event.number, &event.record, write);
         self.put_words(&pdu, event.record.depth, event.number, write);
+        self.put_media(&pdu, event.record.sender, event.number, write);
         self.put_timeline(event.number, write);
         self.relate_received(&pdu, event, write).await?;
         let notified = self.notified(&pdu, &event.json, (event.record.sender, event.number), false).await?;

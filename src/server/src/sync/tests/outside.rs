@@ -86,6 +86,15 @@ async fn device_lists_follow_who_shares_rooms() {
     world.join("bob", &room).await;
     let joined = world.sync("alice", Some(token(&first))).await;
     assert_eq!(joined["device_lists"], json!({ "changed": ["@bob:example.org"], "left": [] }));
+    // Who asks for what happened between two answers is told the same.
+    let told_again = async |name: &str, from: &Value, to: &Value| {
+        let user = world.caller(name).user;
+        let changes = world.sync.key_changes(user, token(from), token(to)).await.unwrap();
+        let nothing = json!({ "changed": [], "left": [] });
+        let told = to.get("device_lists").unwrap_or(&nothing);
+        assert_eq!(json!({ "changed": changes.changed, "left": changes.left }), *told);
+    };
+    told_again("alice", &first, &joined).await;
     world.join("bob", &other).await;
     let bob = world.sync("bob", None).await;
     let joined = world.sync("alice", Some(token(&joined))).await;
@@ -94,6 +103,7 @@ async fn device_lists_follow_who_shares_rooms() {
     world.fixture.database.commit(write).await.unwrap();
     let changed = world.sync("alice", Some(token(&joined))).await;
     assert_eq!(changed["device_lists"]["changed"], json!(["@bob:example.org"]));
+    told_again("alice", &joined, &changed).await;
     assert_eq!(
         world.sync("bob", Some(token(&bob))).await["device_lists"]["changed"],
         json!(["@bob:example.org"])
@@ -102,17 +112,21 @@ async fn device_lists_follow_who_shares_rooms() {
     world.leave("bob", &room).await;
     let still = world.sync("alice", Some(token(&changed))).await;
     assert!(still.get("device_lists").is_none(), "{still}");
+    told_again("alice", &changed, &still).await;
     world.leave("bob", &other).await;
     let gone = world.sync("alice", Some(token(&still))).await;
     assert_eq!(gone["device_lists"], json!({ "changed": [], "left": ["@bob:example.org"] }));
+    told_again("alice", &still, &gone).await;
 
     let carol = world.sync("carol", None).await;
     world.join("carol", &room).await;
     let joined = world.sync("carol", Some(token(&carol))).await;
     assert_eq!(joined["device_lists"]["changed"], json!(["@alice:example.org"]));
+    told_again("carol", &carol, &joined).await;
     world.leave("carol", &room).await;
     let left = world.sync("carol", Some(token(&joined))).await;
     assert_eq!(left["device_lists"]["left"], json!(["@alice:example.org"]));
+    told_again("carol", &joined, &left).await;
 }
 
 #[tokio::test]

@@ -101,7 +101,7 @@ impl Answering<'_> {
         if whole || !data.is_empty() {
             json.events("account_data", &data);
         }
-        if !ephemeral.is_empty() {
+        if whole || !ephemeral.is_empty() {
             json.events("ephemeral", ephemeral);
         }
         if let Some(summary) = &delta.summary {
