@@ -17,6 +17,9 @@ use crate::{
     servers::Servers,
 };
 
+/// How many things happen between a server's end and the next.
+const DOWN_EVERY: usize = 40;
+
 /// What is to be done.
 pub(crate) struct Plan {
     /// At least so long.
@@ -156,22 +159,28 @@ impl Soak {
 
     /// One thing that happens. Only what the servers' absence explains may fail.
     async fn something(&mut self, number: usize) -> Result<()> {
-        match self.chance.below(100) {
-            0 if number > 20 => {
+        // Servers go down often enough for a short run to see it.
+        let what = match number % DOWN_EVERY {
+            15 => 0,
+            30 => 1,
+            _ => 2 + self.chance.below(98),
+        };
+        match what {
+            0 => {
                 let server = self.chance.below(self.servers.all.len());
                 self.kills += 1;
                 self.servers.all[server].kill()?;
                 sleep(Duration::from_millis(100)).await;
                 self.servers.all[server].start()?;
             }
-            1 if number > 20 => {
+            1 => {
                 let server = self.chance.below(self.servers.all.len());
                 self.cuts += 1;
                 self.servers.all[server].cut_off(true)?;
                 sleep(Duration::from_millis(1_500)).await;
                 self.servers.all[server].cut_off(false)?;
             }
-            2 | 3 => {
+            2..=6 => {
                 let (person, room) =
                     (self.chance.below(self.people.len()), self.chance.below(self.rooms.len()));
                 self.comings += 1;
@@ -179,7 +188,7 @@ impl Soak {
                     self.refused += 1;
                 }
             }
-            4 => self.sign_in_or_out().await?,
+            7..=10 => self.sign_in_or_out().await?,
             _ => self.talk(number).await?,
         }
         Ok(())
