@@ -38,8 +38,6 @@ impl Purpose {
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
-
     /// What stands for it in rows.
     pub(super) fn id(self) -> u8 {
         match self {
