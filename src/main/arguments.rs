@@ -299,6 +299,16 @@ pub(crate) enum User {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Lists a person's devices: their keys that are left, and what waits for them or was refused.
+    Devices {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Gives an account a new password and signs its devices out.
     ResetPassword {
         /// The name: the part before the colon, or the whole id.

@@ -40,7 +40,31 @@ pub(crate) async fn run(command: User) -> anyhow::Result<()> {
             password.tell()
         }
         User::List { json, socket } => list(&client(&socket)?, json).await,
+        User::Devices { name, json, socket } => devices(&client(&socket)?, &name, json).await,
     }
+}
+
+/// Shows a person's devices, a line each.
+async fn devices(client: &AdminClient, name: &str, json: bool) -> anyhow::Result<()> {
+    let path = format!("/_allod/admin/v1/users/{}/devices", percent::encoded(name));
+    let answer = client.send(Method::GET, &path, None).await?;
+    for device in answer.get("devices").and_then(Value::as_array).into_iter().flatten() {
+        if json {
+            say(&device.to_string())?;
+            continue;
+        }
+        let number = |value: &Value, key: &str| value.get(key).and_then(Value::as_u64).unwrap_or_default();
+        let one_time = device.get("one_time_keys").and_then(Value::as_array);
+        let left: u64 = one_time.into_iter().flatten().map(|keys| number(keys, "left")).sum();
+        say(&format!(
+            "{}: device keys {}, {left} one-time keys left, {} messages undelivered, {} refused",
+            text(device, "device_id"),
+            text(device, "device_keys"),
+            number(device, "undelivered"),
+            number(device, "refused"),
+        ))?;
+    }
+    Ok(())
 }
 
 async fn list(client: &AdminClient, json: bool) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 //! `/_allod/admin`, on the admin socket only, what our own command line calls.
 
 pub mod backup;
+pub mod device;
 pub mod federation;
 pub mod register;
 pub mod registration_token;

@@ -111,7 +111,7 @@ pub fn build_federation(app: App) -> Option<Router> {
 
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
-    let routes = admin::room::routes(admin::user::routes(Routes::default()));
+    let routes = admin::room::routes(admin::user::routes(admin::device::routes(Routes::default())));
     let routes = admin::registration_token::routes(admin::status::routes(routes));
     build_from(app, admin::federation::routes(admin::backup::routes(routes)))
 }

@@ -129,6 +129,11 @@ impl Devices {
         })))
     }
 
+    /// The time, for what is noted of devices.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.0.clock.now_ms()
+    }
+
     /// The devices of a user, oldest first.
     pub async fn list(&self, user: UserNumber) -> Result<Arc<[Device]>, Error> {
         let epoch = self.0.users.epoch(user);

@@ -76,6 +76,7 @@ mod whereabouts;
 pub mod words;
 mod writer;
 
+pub use allod_matrix::create_room::Encryption;
 pub use allod_matrix::{
     event::build::BuildError,
     filter::{EventFilter, RelationFilter},
@@ -110,6 +111,8 @@ pub struct RoomOptions {
     pub node_cache_bytes: u64,
     /// Whether users who are not administrators may publish rooms in the directory.
     pub users_may_publish: bool,
+    /// Which new rooms have to be encrypted.
+    pub encryption: Encryption,
     /// Whether the words of messages are kept for searching.
     pub search: bool,
 }
@@ -121,6 +124,7 @@ impl Default for RoomOptions {
             event_cache_bytes: 16 << 20,
             node_cache_bytes: 8 << 20,
             users_may_publish: false,
+            encryption: Encryption::Never,
             search: true,
         }
     }

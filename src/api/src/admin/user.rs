@@ -105,7 +105,7 @@ async fn reset_password(app: App, (): (), request: PlainRequest) -> Result<Respo
 }
 
 /// The account of this name or id.
-async fn find(app: &App, name: &str) -> Result<(OwnedUserId, UserNumber)> {
+pub(super) async fn find(app: &App, name: &str) -> Result<(OwnedUserId, UserNumber)> {
     for user_id in sign_in_candidates(name, app.users.server_name()) {
         if let Some(user) = app.users.number(&user_id).await?
             && app.users.account(user).await?.is_some()

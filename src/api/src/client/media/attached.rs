@@ -48,13 +48,16 @@ async fn create_content(app: App, session: Active, request: PlainRequest, body: 
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc3911/media/create`
-async fn create_mxc_uri(app: App, session: Active, _: PlainRequest) -> Result<Response> {
+async fn create_mxc_uri(app: App, session: Active, request: PlainRequest) -> Result<Response> {
+    // Nothing in it is asked for, but a body must be an object.
+    request.json::<serde_json::Map<String, serde_json::Value>>()?;
     let (content_uri, expires_ms) = app.media.create_restricted(session.user).await?;
     from_ruma(created(content_uri, expires_ms))
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.msc3911/media/copy/{serverName}/{mediaId}`
 async fn copy_content(app: App, session: Active, request: PlainRequest) -> Result<Response> {
+    request.json::<serde_json::Map<String, serde_json::Value>>()?;
     let [server, media_id] = request.args.as_slice() else { return Err(Error::unrecognized()) };
     let server =
         ServerName::parse(server.as_str()).map_err(|_| Error::invalid_param("This is no server's name"))?;
