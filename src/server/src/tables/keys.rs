@@ -28,7 +28,7 @@ super::tables! {
     /// Whose keys a user signed, for the user's own devices.
     KeySignatureChange = 159 in KEYS: (UserNumber, Position, UserNumber) => (), Contact, User;
     /// When a device uploaded keys last, in milliseconds since the epoch.
-    KeyUpload = 160 in KEYS: (UserNumber, DeviceNumber) => u64, Device, Device;
+    KeyUpload = 163 in KEYS: (UserNumber, DeviceNumber) => u64, Device, Device;
     /// Versions of a user's key backup.
     BackupVersion = 165 in KEYS: (UserNumber, u32) => BackupVersionRow, KeyMaterial, User;
     /// Backed-up room keys: version, hash of the room's id, hash of the session's id.
