@@ -72,6 +72,11 @@ test-clients: ## Run other people's client libraries against the built server
 	@test -x tests/clients/run || { echo "make test-clients: tests/clients/run does not exist yet" >&2; exit 1; }
 	@tests/clients/run
 
+.PHONY: soak
+soak: ## Run twenty encrypted clients for ten minutes on two servers that are killed and cut off
+	@packaging/setup build clients
+	@tests/clients/soak $(SOAK)
+
 .PHONY: test-federation
 test-federation: ## Run the server beside an unmodified Synapse, in the same rooms
 	@packaging/setup build federation

@@ -21,6 +21,8 @@ use crate::membership::MemberContent;
 
 /// The level that `m.room.tombstone` needs in rooms whose creators are above all levels.
 const TOMBSTONE_LEVEL: i64 = 150;
+/// The algorithm that rooms are encrypted with.
+const MEGOLM: &str = "m.megolm.v1.aes-sha2";
 
 /// The server's choices.
 #[derive(Clone, Debug)]
@@ -29,17 +31,19 @@ pub struct Defaults<'a> {
     pub room_version: RoomVersionId,
     /// The versions in which rooms may be created.
     pub supported: &'a [RoomVersionId],
-    /// Which rooms are encrypted, where the request does not say.
+    /// Which rooms are encrypted, whatever the request says.
     pub encryption: Encryption,
 }
 
-/// Which new rooms are encrypted without being asked.
+/// Which new rooms have to be encrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encryption {
     /// None.
     #[default]
     Never,
-    /// Those of the two private presets.
+    /// Those for direct messages.
+    Direct,
+    /// Those of the two private presets, and those for direct messages.
     Private,
     /// All.
     Always,
@@ -97,6 +101,9 @@ pub enum CreateRoomError {
     /// The power levels are malformed, or name creators of a v12 room (`M_INVALID_ROOM_STATE`).
     #[error("invalid power levels: {0}")]
     PowerLevels(String),
+    /// The room has to be encrypted, and `initial_state` asks for an encryption that is none (`M_FORBIDDEN`).
+    #[error("rooms like this one are encrypted on this server, with m.megolm.v1.aes-sha2")]
+    Encryption,
     /// JSON could not be written; does not happen.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
@@ -179,6 +186,15 @@ fn initial_state(request: &Request) -> Result<Vec<StateDraft>, CreateRoomError> 
         drafts.push(StateDraft { kind, state_key, content });
     }
     Ok(drafts)
+}
+
+/// Whether this is the content of an event that makes clients encrypt.
+fn is_megolm(content: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        algorithm: String,
+    }
+    serde_json::from_str(content.get()).is_ok_and(|content: Content| content.algorithm == MEGOLM)
 }
 
 /// All creators that a create event's content names, with its sender.
@@ -409,11 +425,19 @@ impl Planner<'_> {
         }
         let encrypted = match encryption {
             Encryption::Never => false,
-            Encryption::Private => !is_public,
+            Encryption::Direct => self.request.is_direct,
+            Encryption::Private => !is_public || self.request.is_direct,
             Encryption::Always => true,
         };
         if encrypted {
-            let content = json!({"algorithm": "m.megolm.v1.aes-sha2"});
+            let asked = self
+                .initial
+                .iter()
+                .filter(|draft| draft.kind == "m.room.encryption" && draft.state_key.is_empty());
+            if !asked.into_iter().all(|draft| is_megolm(&draft.content)) {
+                return Err(CreateRoomError::Encryption);
+            }
+            let content = json!({"algorithm": MEGOLM});
             self.push_unless_initial("m.room.encryption", &content)?;
         }
         Ok(())

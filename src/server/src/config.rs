@@ -47,7 +47,7 @@ pub use self::{
     push::Push,
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
-    rooms::{ROOM_VERSIONS, Rooms, Who},
+    rooms::{Encrypt, ROOM_VERSIONS, Rooms, Who},
     secret::{Secret, SecretError, SecretFile},
     server::Server,
     storage::{Storage, available_bytes},

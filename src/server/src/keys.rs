@@ -5,7 +5,13 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#end-to-end-encryption>
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use allod_storage::{CommitError, Position};
 use roaring::RoaringBitmap;
@@ -22,6 +28,7 @@ use crate::{
 mod claim;
 mod claimable;
 mod cross_signing;
+mod device;
 mod object;
 mod query;
 mod signatures;
@@ -29,6 +36,7 @@ mod upload;
 
 pub use claim::{Claimed, Claims};
 pub use cross_signing::{Confirmation, CrossSigningUpload};
+pub use device::DeviceView;
 pub use query::Queried;
 pub use signatures::{RemoteMasters, SignatureFailure, SignatureFailures, SignedObjects};
 pub use upload::Upload;
@@ -113,12 +121,14 @@ pub struct Keys {
     users: Users,
     devices: Devices,
     queues: Arc<claim::Queues>,
+    /// How many device keys were uploaded without a signature since the start.
+    unsigned: Arc<AtomicU64>,
 }
 
 impl Keys {
     /// Over a database, and the devices that keys belong to.
     pub fn new(database: Database, users: Users, devices: Devices) -> Self {
-        Self { database, users, devices, queues: Arc::default() }
+        Self { database, users, devices, queues: Arc::default(), unsigned: Arc::default() }
     }
 
     /// What a device has left to be claimed, now.
@@ -150,6 +160,11 @@ impl Keys {
         let signed = Range::<KeySignatureChange>::between(&(user, low), &(user, high));
         changed.extend(self.database.scan_all(signed).await?.iter().map(|((_, _, target), ())| target.0));
         Ok(changed.into_iter().map(UserNumber).collect())
+    }
+
+    /// How many device keys were uploaded without a signature since the start: no client believes them.
+    pub fn unsigned_uploads(&self) -> u64 {
+        self.unsigned.load(Ordering::Relaxed)
     }
 
     /// When a user's devices or keys changed last.

@@ -73,6 +73,7 @@ pub mod visibility;
 pub mod words;
 mod writer;
 
+pub use allod_matrix::create_room::Encryption;
 pub use allod_matrix::{
     event::build::BuildError,
     filter::{EventFilter, RelationFilter},
@@ -107,6 +108,8 @@ pub struct RoomOptions {
     pub node_cache_bytes: u64,
     /// Whether users who are not administrators may publish rooms in the directory.
     pub users_may_publish: bool,
+    /// Which new rooms have to be encrypted.
+    pub encryption: Encryption,
     /// Whether the words of messages are kept for searching.
     pub search: bool,
 }
@@ -118,6 +121,7 @@ impl Default for RoomOptions {
             event_cache_bytes: 16 << 20,
             node_cache_bytes: 8 << 20,
             users_may_publish: false,
+            encryption: Encryption::Never,
             search: true,
         }
     }

@@ -218,7 +218,7 @@ impl ServerNotices {
         request.name = Some(ROOM_NAME.to_owned());
         let levels = json!({ "users_default": USERS_LEVEL }).to_string();
         request.power_level_content_override = Raw::from_json_string(levels).ok();
-        let room_id = sources.rooms.create(sender, &request, true).await?;
+        let room_id = sources.rooms.create_in_clear(sender, &request).await?;
         let room = sources.rooms.known(&room_id).await?;
         let mut write = Write::new();
         write.put::<NoticeRoom>(&target.user, &room.number);

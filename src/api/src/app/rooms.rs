@@ -1,11 +1,11 @@
 //! The services of rooms and sync, made in the order in which they use each other.
 
 use allod_server::{
-    config::Who,
+    config::{Encrypt, Who},
     database::Error,
     profiles::Profiles,
     push_rules::PushRules,
-    rooms::{RoomOptions, RoomSources, Rooms},
+    rooms::{Encryption, RoomOptions, RoomSources, Rooms},
     search::Search,
     sync::{Sync, SyncSources},
     thread_subscriptions::ThreadSubscriptions,
@@ -25,6 +25,12 @@ pub(super) async fn open(
     let options = RoomOptions {
         default_version: now.rooms.default_version.clone(),
         users_may_publish: now.rooms.publish == Who::Everyone,
+        encryption: match now.rooms.encrypt {
+            Encrypt::Never => Encryption::Never,
+            Encrypt::Direct => Encryption::Direct,
+            Encrypt::Private => Encryption::Private,
+            Encrypt::All => Encryption::Always,
+        },
         search: now.rooms.search,
         ..RoomOptions::default()
     };

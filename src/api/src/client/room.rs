@@ -92,6 +92,7 @@ impl From<CreateError> for Error {
                 | CreateRoomError::CreationContent(_)
                 | CreateRoomError::InitialState(_) => Self::bad_json(error.to_string()),
                 CreateRoomError::PowerLevels(_) => bad(ErrorKind::InvalidRoomState, error.to_string()),
+                CreateRoomError::Encryption => Self::forbidden(error.to_string()),
                 CreateRoomError::Json(error) => Self::internal(error),
             },
             CreateError::AliasInUse => bad(ErrorKind::RoomInUse, "The room alias is taken".to_owned()),

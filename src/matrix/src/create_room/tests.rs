@@ -92,6 +92,37 @@ fn order() {
 }
 
 #[test]
+fn rooms_that_have_to_be_encrypted_are() {
+    let versions = versions();
+    let plan = |encryption, json: Value| {
+        let defaults = Defaults { room_version: RoomVersionId::V11, supported: &versions, encryption };
+        super::plan(&request(json), user_id!("@me:x"), None, &defaults, |_| Profile::default())
+    };
+    let (direct, private) = (json!({"preset": "public_chat", "is_direct": true}), json!({}));
+    let public = json!({"preset": "public_chat"});
+    let all = [
+        (Encryption::Never, [false, false, false]),
+        (Encryption::Direct, [true, false, false]),
+        (Encryption::Private, [true, true, false]),
+        (Encryption::Always, [true, true, true]),
+    ];
+    for (encryption, expected) in all {
+        let encrypted = [&direct, &private, &public]
+            .map(|json| kinds(&plan(encryption, json.clone()).unwrap()).contains(&"m.room.encryption"));
+        assert_eq!(encrypted, expected, "{encryption:?}");
+    }
+    let asks_for = |algorithm: &str| {
+        let event = json!({"type": "m.room.encryption", "content": {"algorithm": algorithm}});
+        json!({"initial_state": [event]})
+    };
+    let own = plan(Encryption::Always, asks_for("m.megolm.v1.aes-sha2")).unwrap();
+    assert_eq!(kinds(&own).iter().filter(|kind| **kind == "m.room.encryption").count(), 1);
+    let none = plan(Encryption::Always, asks_for("none"));
+    assert!(matches!(none, Err(CreateRoomError::Encryption)), "{none:?}");
+    plan(Encryption::Never, asks_for("none")).unwrap();
+}
+
+#[test]
 fn presets() {
     for (json, join_rule, guests, invite) in [
         (json!({}), "invite", Some("can_join"), 0),

@@ -15,6 +15,9 @@ section! {
         /// Who may publish a room in the public room directory: "everyone" (the members that the room
         /// itself allows to) or "admins".
         publish: Who = Who::Admins;
+        /// Which new rooms are encrypted, whatever their creators ask for: "never" (the creators decide), "direct" (rooms for
+        /// direct messages), "private" (those too, and all that are not made to be public) or "all".
+        encrypt: Encrypt = Encrypt::Never;
         /// Who may read the public room directory without an account: true for all of the world.
         directory_without_account: bool = false, Reloaded;
         /// Whether messages of rooms that are not encrypted can be searched: their words are kept for it. What is said while
@@ -49,4 +52,18 @@ pub enum Who {
     Everyone,
     /// Server administrators.
     Admins,
+}
+
+/// Which new rooms have to be encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encrypt {
+    /// None.
+    Never,
+    /// Those for direct messages.
+    Direct,
+    /// Those too, and all that are not made to be public.
+    Private,
+    /// All.
+    All,
 }

@@ -1,6 +1,6 @@
 //! Uploading a device's identity, one-time and fallback keys.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use allod_storage::{CommitError, Position};
 use serde_json::value::RawValue;
@@ -78,7 +78,10 @@ impl Keys {
                 return Ok(left);
             }
             match self.database.commit(write).await {
-                Ok(_) => return Ok(left),
+                Ok(_) => {
+                    self.count_unsigned(&checked);
+                    return Ok(left);
+                }
                 Err(CommitError::Conflict(check)) if check == device_exists => {
                     return Err(KeyError::NoDevice);
                 }
@@ -87,6 +90,13 @@ impl Keys {
             }
         }
         Err(KeyError::Busy)
+    }
+
+    fn count_unsigned(&self, checked: &Checked) {
+        if checked.device_keys.as_ref().is_some_and(|(_, json)| !is_signed(json)) {
+            self.unsigned.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!("device keys without a signature were uploaded");
+        }
     }
 
     /// Adds all of an upload to a write; returns what will be left to be claimed.
@@ -265,7 +275,13 @@ impl Keys {
     }
 }
 
-/// Checks device keys; returns them, and what is to be stored: the object with the device's own signature alone.
+/// Whether stored device keys have their device's signature.
+pub(super) fn is_signed(json: &str) -> bool {
+    KeyObject::parse(json).is_ok_and(|object| object.has_signatures())
+}
+
+/// Checks device keys; returns them, and what is to be stored: the object with the device's own signature alone. Unsigned
+/// ones are taken, though no client believes them: Complement uploads such.
 fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String), KeyError> {
     let object = KeyObject::parse(json.get())?;
     if object.text("user_id") != Some(owner.user_id.as_str())
@@ -277,13 +293,15 @@ fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String),
         return Err(KeyError::Malformed("device keys need `algorithms` and `signatures`"));
     }
     let device_id = owner.device_id;
+    let signed = object.signing_keys(owner.user_id).contains(&format!("{ED25519}{device_id}"));
     for (id, key) in object.keys()? {
         if id.split_once(':').map(|(_, name)| name) != Some(device_id.as_str()) {
             return Err(KeyError::Malformed("a device key is not named after its algorithm and device"));
         }
+        // Unsigned ones are not checked further: random bytes do.
         let is_key = match id {
-            id if id.starts_with(ED25519) => is_signing_key(key),
-            id if id.starts_with(CURVE25519) => is_agreement_key(key),
+            id if id.starts_with(ED25519) && signed => is_signing_key(key),
+            id if id.starts_with(ED25519) || id.starts_with(CURVE25519) => is_agreement_key(key),
             _ => true,
         };
         if !is_key {
@@ -300,8 +318,6 @@ fn device_keys(owner: Owner<'_>, json: &RawValue) -> Result<(KeyObject, String),
     }
     let id = &signing_key.id;
     let signature = object.signature(owner.user_id, id, &signing_key.public)?;
-    let signature = signature
-        .ok_or_else(|| KeyError::Signature(format!("device keys have to be signed by `{id}`").into()))?;
-    let stored = object.with_signatures(Some((owner.user_id, id, signature)));
+    let stored = object.with_signatures(signature.map(|signature| (owner.user_id, id.as_str(), signature)));
     Ok((object, stored))
 }

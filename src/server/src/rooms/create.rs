@@ -72,6 +72,25 @@ impl Rooms {
         request: &Request,
         admin: bool,
     ) -> Result<OwnedRoomId, CreateError> {
+        self.create_encrypted(caller, request, admin, self.core.options.encryption).await
+    }
+
+    /// The same for a room in which the server itself writes, which encrypts nothing.
+    pub async fn create_in_clear(
+        &self,
+        caller: &Caller,
+        request: &Request,
+    ) -> Result<OwnedRoomId, CreateError> {
+        self.create_encrypted(caller, request, true, Encryption::Never).await
+    }
+
+    async fn create_encrypted(
+        &self,
+        caller: &Caller,
+        request: &Request,
+        admin: bool,
+        encryption: Encryption,
+    ) -> Result<OwnedRoomId, CreateError> {
         if !request.invite_3pid.is_empty() {
             return Err(CreateError::ThirdParty);
         }
@@ -85,7 +104,7 @@ impl Rooms {
             }
         }
         let alias = self.new_alias(request).await?;
-        let plan = self.plan(caller, request, alias.as_deref()).await?;
+        let plan = self.plan(caller, request, alias.as_deref(), encryption).await?;
         let room = self.establish(caller, &plan, alias.as_deref(), published).await?;
         Ok(room.room_id.clone())
     }
@@ -144,6 +163,7 @@ impl Rooms {
         caller: &Caller,
         request: &Request,
         alias: Option<&RoomAliasId>,
+        encryption: Encryption,
     ) -> Result<Plan, CreateError> {
         let mut profiles: HashMap<OwnedUserId, Profile> = HashMap::new();
         for user_id in std::iter::once(&caller.user_id).chain(&request.invite) {
@@ -156,7 +176,7 @@ impl Rooms {
         let defaults = Defaults {
             room_version: self.core.options.default_version.clone(),
             supported: &ROOM_VERSIONS,
-            encryption: Encryption::Never,
+            encryption,
         };
         let profile_of = |user_id: &UserId| profiles.get(user_id).cloned().unwrap_or_default();
         Ok(create_room::plan(request, &caller.user_id, alias, &defaults, profile_of)?)

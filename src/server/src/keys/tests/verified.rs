@@ -55,7 +55,6 @@ fn wrong_device_keys(client: &Client, stranger: &Client) -> Vec<(&'static str, V
     let mut no_point = [0; 32];
     no_point[0] = 2;
     vec![
-        ("unsigned device keys", device_keys(unsigned.clone()), SIGNATURE),
         ("device keys signed by another", device_keys(signed_by_stranger(unsigned.clone())), SIGNATURE),
         (
             "changed after signing",
@@ -146,6 +145,24 @@ async fn what_cannot_be_verified_is_refused_and_changes_nothing() {
     world.upload(&alice, upload_of(&whole(&alice))).await.unwrap();
 }
 
+/// No client believes them; Complement uploads such, with random bytes for keys.
+#[tokio::test]
+async fn unsigned_device_keys_are_taken_flagged_and_counted() {
+    let world = world().await;
+    let alice = world.client("alice", "A").await;
+    world.upload_device_keys(&alice).await;
+    let view = world.keys.view(alice.user, alice.device).await.unwrap();
+    assert_eq!((view.device_keys_signed, world.keys.unsigned_uploads()), (Some(true), 0));
+    let mut no_point = [0; 32];
+    no_point[0] = 2;
+    let unsigned = with(alice.unsigned_device_keys(), "/keys/ed25519:A", json!(base64(&no_point)));
+    world.upload(&alice, upload_of(&json!({ "device_keys": unsigned }))).await.unwrap();
+    let view = world.keys.view(alice.user, alice.device).await.unwrap();
+    assert_eq!((view.device_keys_signed, world.keys.unsigned_uploads()), (Some(false), 1));
+    let short = with(unsigned, "/keys/ed25519:A", json!("short"));
+    assert!(INVALID(&world.upload(&alice, upload_of(&json!({ "device_keys": short }))).await.unwrap_err()));
+}
+
 #[tokio::test]
 async fn a_refusal_names_the_key_and_says_what_is_wrong() {
     let world = world().await;
@@ -213,7 +230,11 @@ async fn nothing_is_shown_or_given_out_that_a_client_must_reject() {
             assert_eq!(world.fixture.store.head(), before, "{bad}");
         }
         let shown = world.query(&alice, &alice).await;
-        for object in shown.device_keys[&alice.user_id].values() {
+        // Clients pass over what has no signature.
+        let signed = |object: &&Box<RawValue>| {
+            object.get().contains(r#""signatures":{"@alice:example.org":{"ed25519:A""#)
+        };
+        for object in shown.device_keys[&alice.user_id].values().filter(signed) {
             assert!(is_verifiable(&alice, object), "{bad}: {object}");
         }
         let wanted = BTreeMap::from([(alice.device_id.clone(), "signed_curve25519".to_owned())]);
