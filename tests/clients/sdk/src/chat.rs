@@ -23,6 +23,7 @@ use matrix_sdk::{
 
 use crate::{
     events::{kind, tells_receipt, tells_typists, texts},
+    room_list::Lister,
     server::Server,
     slide::Slider,
 };
@@ -37,7 +38,7 @@ pub(crate) const SYNCS_MAX: usize = 20;
 /// A session, and how far it has synced.
 pub(crate) struct Session {
     pub(crate) client: Client,
-    since: Option<String>,
+    pub(crate) since: Option<String>,
 }
 
 /// What the steps share.
@@ -54,6 +55,8 @@ pub(crate) struct Chat {
     receipt: Option<OwnedEventId>,
     /// A session of the second one that follows with sliding sync.
     pub(crate) slider: Option<Slider>,
+    /// A session of the second one with a room list.
+    pub(crate) lister: Option<Lister>,
 }
 
 impl Session {
@@ -151,6 +154,7 @@ impl Chat {
             history: Vec::new(),
             receipt: None,
             slider: None,
+            lister: None,
         })
     }
 

@@ -5,6 +5,7 @@
 
 mod chat;
 mod events;
+mod room_list;
 mod server;
 mod slide;
 
@@ -58,6 +59,9 @@ async fn main() -> Result<ExitCode> {
         "the room list of a sliding sync fills" => slides_in,
         "what is said comes by sliding sync, and counts" => slides_along,
         "sliding sync goes on after a restart" => slides_on,
+        "a room list fills, sorts and counts" => lists,
+        "a timeline follows what is said, redacted and read" => opens,
+        "the room list goes on over restarts of server and client" => lists_on,
         "all is there after SIGTERM and a restart" => survives_sigterm,
         "all is there after kill -9 and a restart" => survives_sigkill,
         "both log out" => says_goodbye,
