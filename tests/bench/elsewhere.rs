@@ -14,7 +14,10 @@ use allod_server::{clock::Clock, federation::own_keys::OwnKeys, identity::Identi
 use anyhow::Context;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, server, service::service_fn};
+use hyper::{
+    Method, Request, Response, StatusCode, body::Incoming, client::conn::http1::SendRequest, server,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use ruma::{
@@ -38,7 +41,7 @@ const VERSION: RoomVersionId = RoomVersionId::V11;
 const BEGIN_MS: u64 = 1_700_000_000_000;
 
 /// A connection to a measured server, once there is one.
-pub(crate) type Connection = Option<hyper::client::conn::http1::SendRequest<Full<Bytes>>>;
+pub(crate) type Connection = Option<SendRequest<Full<Bytes>>>;
 
 /// The server. Cheap to clone.
 #[derive(Clone)]
@@ -127,7 +130,7 @@ impl Elsewhere {
         let request = Request::builder().method(Method::PUT).uri(&path).header("host", destination);
         let request = request.header("content-type", "application/json").header("authorization", header);
         let request = request.body(Full::new(Bytes::from(body)))?;
-        if connection.as_ref().is_none_or(|connection| connection.is_closed()) {
+        if connection.as_ref().is_none_or(SendRequest::is_closed) {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
             let (new, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

@@ -115,11 +115,12 @@ impl Server {
     ) -> anyhow::Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
-            "[server]\nname = \"{address}\"\ndata_dir = {:?}\n[listeners]\nclient = [\"{address}\"]\n\
+            "[server]\nname = \"{address}\"\ndata_dir = \"{}\"\n[listeners]\nclient = [\"{address}\"]\n\
              [accounts]\nregistration = \"open\"\npassword_memory = \"8 KiB\"\npassword_iterations = 1\n\
              [limits]\nrates = false\n[egress]\nallowed_networks = [\"127.0.0.0/8\"]\n\
-             [federation]\nmode = \"open\"\ncertificate_authorities = [{authority:?}]\n",
-            data_dir.join("data"),
+             [federation]\nmode = \"open\"\ncertificate_authorities = [\"{}\"]\n",
+            data_dir.join("data").display(),
+            authority.display(),
         );
         let file = data_dir.join("allod.toml");
         std::fs::write(&file, config)?;

@@ -10,8 +10,11 @@ use serde_json::{Value, json};
 use super::{ContentError, Description, Media, UploadError, Wanted, is_conflict};
 use crate::{
     database::{Error, Write},
-    numbers::{Hash128, UserNumber},
-    rooms::send::{AttachedMedia, Caller},
+    numbers::{EventNumber, Hash128, RoomNumber, UserNumber},
+    rooms::{
+        Rooms,
+        send::{AttachedMedia, Caller},
+    },
     tables::media::{MediaFile, MediaRestriction, MediaRow, Restriction},
 };
 
@@ -74,9 +77,10 @@ impl Media {
         asker: Asker<'_>,
     ) -> Result<bool, Error> {
         match (restriction, asker) {
-            (Restriction::Unknown, _) | (_, Asker::Anyone) => Ok(false),
+            (Restriction::Unknown, _) | (_, Asker::Anyone) | (Restriction::Unattached, Asker::Server(_)) => {
+                Ok(false)
+            }
             (Restriction::Unattached, Asker::User(caller)) => Ok(row.uploader == Some(caller.user)),
-            (Restriction::Unattached, Asker::Server(_)) => Ok(false),
             (Restriction::Profile(_), Asker::User(_) | Asker::Server(_)) => Ok(true),
             (Restriction::Event { room, event_id }, Asker::User(caller)) => {
                 let Ok(id) = EventId::parse(event_id.as_str()) else { return Ok(false) };
@@ -100,14 +104,14 @@ impl Media {
         &self,
         key: Hash128,
         restriction: &Restriction,
-        place: (crate::numbers::RoomNumber, crate::numbers::EventNumber),
+        place: (RoomNumber, EventNumber),
     ) -> Result<(), Error> {
         let Restriction::Event { event_id, .. } = restriction else { return Ok(()) };
         let mut write = Write::new();
         write.equals::<MediaRestriction>(&key, restriction);
         let found = Restriction::Event { room: Some(place.0), event_id: event_id.clone() };
         write.put::<MediaRestriction>(&key, &found);
-        self.0.rooms.bind_media(place, key, &mut write);
+        Rooms::bind_media(place, key, &mut write);
         match self.0.database.commit(write).await {
             Err(error) if !is_conflict(&error) => Err(error.into()),
             _ => Ok(()),

@@ -100,12 +100,7 @@ impl Rooms {
     }
 
     /// Adds to a write that another server's file is attached to an event, unless that is redacted first.
-    pub(crate) fn bind_media(
-        &self,
-        (room, event): (RoomNumber, EventNumber),
-        file: Hash128,
-        write: &mut Write,
-    ) {
+    pub(crate) fn bind_media((room, event): (RoomNumber, EventNumber), file: Hash128, write: &mut Write) {
         write.absent::<Redaction>(&(room, event));
         write.put::<EventMedia>(&(room, event, file), &EventMediaRow { attached: true });
     }

@@ -231,10 +231,9 @@ async fn nothing_is_shown_or_given_out_that_a_client_must_reject() {
         }
         let shown = world.query(&alice, &alice).await;
         // Clients pass over what has no signature.
-        let signed = |object: &&Box<RawValue>| {
-            object.get().contains(r#""signatures":{"@alice:example.org":{"ed25519:A""#)
-        };
-        for object in shown.device_keys[&alice.user_id].values().filter(signed) {
+        let signed =
+            |object: &RawValue| object.get().contains(r#""signatures":{"@alice:example.org":{"ed25519:A""#);
+        for object in shown.device_keys[&alice.user_id].values().filter(|object| signed(object)) {
             assert!(is_verifiable(&alice, object), "{bad}: {object}");
         }
         let wanted = BTreeMap::from([(alice.device_id.clone(), "signed_curve25519".to_owned())]);
