@@ -279,8 +279,7 @@ impl DelayedEvents {
         let content = content.map_err(|_| corrupt("the content is not JSON"))?;
         let caller = Caller { user_id, user: key.0, device: None };
         let draft = self.0.rooms.raw_draft(&caller, &row.kind, row.state_key.as_deref(), &content);
-        let append =
-            Append { draft, sender: key.0, transaction: None, attached: Vec::new(), extra: extra.clone() };
+        let append = Append { extra: extra.clone(), ..Append::new(draft, key.0) };
         match self.0.rooms.append(&room, append).await {
             // State that is so already takes no event, and the rows are still there.
             Ok(_) => self.finish(extra).await,

@@ -35,9 +35,7 @@ impl Purpose {
             Self::Preview => "previews of links",
         }
     }
-}
 
-impl Purpose {
     /// What stands for it in rows.
     pub(super) fn id(self) -> u8 {
         match self {

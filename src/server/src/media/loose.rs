@@ -1,6 +1,6 @@
 //! Files go with the events that they were sent with.
 //!
-//! A commit that redacts an event, or removes it with its room, leaves a row for each file that the event named or carried
+//! A commit that redacts an event leaves a row for each file that the event named or carried
 //! ([`LooseMedia`]). Behind it each of these files is looked at. One that was attached goes. One that was named goes if no
 //! event names it any more, and if it was its uploader who sent it into a room: else anybody could have files of others
 //! deleted. What somebody has as their picture, or in a collection of stickers, stays.

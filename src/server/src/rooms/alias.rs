@@ -117,13 +117,7 @@ impl Rooms {
             return Ok(());
         }
         let Ok(draft) = self.draft(caller, KIND, Some(""), &content) else { return Ok(()) };
-        let append = Append {
-            draft,
-            sender: caller.user,
-            transaction: None,
-            attached: Vec::new(),
-            extra: Write::new(),
-        };
+        let append = Append::new(draft, caller.user);
         match self.append(&room, append).await {
             Err(AppendError::Storage(error)) => Err(error.into()),
             // The alias is gone all the same; what the room says of it can be mended by its members.

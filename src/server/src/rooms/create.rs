@@ -135,8 +135,7 @@ impl Rooms {
         let mut extra = Some(write);
         for draft in drafts {
             let extra = extra.take().unwrap_or_default();
-            let append =
-                Append { draft, sender: caller.user, transaction: None, attached: Vec::new(), extra };
+            let append = Append { extra, ..Append::new(draft, caller.user) };
             if let Outcome::New(_, event) = writer.prepare(append).await.map_err(invalid_state)? {
                 prepared.push(*event);
             }

@@ -4,13 +4,9 @@ use std::sync::Arc;
 
 use ruma::{EventId, ServerName};
 
-use super::{
-    Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller,
-    writer::loosen,
-};
+use super::{Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller};
 use crate::{
     database::{Error, Range, Write},
-    log::Happened,
     numbers::{EventNumber, Hash128, RoomNumber, UserNumber},
     tables::{
         media::{EventMedia, EventMediaRow, MediaReference},
@@ -18,7 +14,7 @@ use crate::{
     },
 };
 
-/// Rows of one commit, well below the limit of a batch.
+/// Rows of one page.
 const ROWS_AT_ONCE: usize = 500;
 
 impl Rooms {
@@ -103,23 +99,5 @@ impl Rooms {
     pub(crate) fn bind_media((room, event): (RoomNumber, EventNumber), file: Hash128, write: &mut Write) {
         write.absent::<Redaction>(&(room, event));
         write.put::<EventMedia>(&(room, event, file), &EventMediaRow { attached: true });
-    }
-
-    /// Lets go of all files that events of a room name or carry: before the room's rows are removed. What nothing else
-    /// names is deleted then.
-    pub async fn let_go_of_media(&self, room: RoomNumber) -> Result<(), Error> {
-        let range = Range::<EventMedia>::prefix(&room).limit(ROWS_AT_ONCE);
-        loop {
-            let page = self.core.database.scan(&range).await?;
-            let mut write = Write::new();
-            for (key, row) in &page.rows {
-                loosen(*key, *row, self.core.clock.now_ms(), &mut write);
-            }
-            if write.is_empty() {
-                return Ok(());
-            }
-            write.log(Happened::LooseMedia);
-            self.core.database.commit(write).await?;
-        }
     }
 }

@@ -347,13 +347,7 @@ impl Rooms {
         content: Map<String, Value>,
     ) -> Result<Appended, MembershipError> {
         let draft = self.draft(caller, "m.room.member", Some(target.as_str()), &Value::Object(content))?;
-        let append = Append {
-            draft,
-            sender: caller.user,
-            transaction: None,
-            attached: Vec::new(),
-            extra: Write::new(),
-        };
+        let append = Append::new(draft, caller.user);
         Ok(self.append(room, append).await?)
     }
 

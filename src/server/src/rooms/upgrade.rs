@@ -185,8 +185,7 @@ impl Rooms {
         loop {
             let (extra, _) = self.moved_names(old, new).await?;
             let draft = self.draft(caller, "m.room.tombstone", Some(""), &content)?;
-            let append =
-                Append { draft, sender: caller.user, transaction: None, attached: Vec::new(), extra };
+            let append = Append { extra, ..Append::new(draft, caller.user) };
             match self.append(old, append).await {
                 Err(AppendError::Conflict(_)) if tries < TRIES_MAX => tries += 1,
                 other => break drop(other?),
@@ -237,13 +236,7 @@ impl Rooms {
             return Ok(());
         }
         let Ok(draft) = self.draft(caller, KIND, Some(""), &Value::Object(levels)) else { return Ok(()) };
-        let append = Append {
-            draft,
-            sender: caller.user,
-            transaction: None,
-            attached: Vec::new(),
-            extra: Write::new(),
-        };
+        let append = Append::new(draft, caller.user);
         match self.append(old, append).await {
             Err(AppendError::Storage(error)) => Err(error),
             // The spec asks for it "if possible": the tombstone is what counts.

@@ -52,7 +52,6 @@ mod state;
 mod whole;
 
 pub(crate) use ingest::Placed;
-pub(super) use media::loosen;
 pub(super) use notify::push_context;
 pub(crate) use whole::Wholeness;
 
@@ -69,6 +68,13 @@ pub struct Append {
     pub attached: Vec<Hash128>,
     /// Rows that belong to the same commit.
     pub extra: Write,
+}
+
+impl Append {
+    /// An event with nothing beside it.
+    pub(crate) fn new(draft: Draft, sender: UserNumber) -> Self {
+        Self { draft, sender, transaction: None, attached: Vec::new(), extra: Write::new() }
+    }
 }
 
 /// What became of an event.

@@ -7,7 +7,7 @@ use crate::{
     database::{Error, Range, Write},
     log::Happened,
     named_media::{ATTACHED, NAMED, NAMED_MAX, named_in},
-    numbers::{EventNumber, Hash128, UserNumber},
+    numbers::{EventNumber, Hash128, RoomNumber, UserNumber},
     rooms::event::StoredEvent,
     tables::{
         Stamped,
@@ -66,12 +66,7 @@ impl Writer {
 }
 
 /// Forgets that an event names or carries a file, and has somebody look at the file.
-pub(in crate::rooms) fn loosen(
-    key: (crate::numbers::RoomNumber, EventNumber, Hash128),
-    row: EventMediaRow,
-    now_ms: u64,
-    write: &mut Write,
-) {
+fn loosen(key: (RoomNumber, EventNumber, Hash128), row: EventMediaRow, now_ms: u64, write: &mut Write) {
     let (room, event, file) = key;
     write.delete::<EventMedia>(&key);
     write.delete::<MediaReference>(&(file, room, event));

@@ -193,7 +193,7 @@ async fn what_was_built_on_a_failed_commit_is_built_anew() {
     let draft = server.rooms.draft(&caller, "m.room.message", None, &content).unwrap();
     let mut extra = Write::new();
     extra.absent::<RoomHead>(&room.number);
-    let append = Append { draft, sender: caller.user, transaction: None, attached: Vec::new(), extra };
+    let append = Append { extra, ..Append::new(draft, caller.user) };
     let first = remote.topic(BOB, &[&join], "one");
     let second = remote.message(BOB, &[&first], "two");
     let both = [&first, &second];
