@@ -254,6 +254,9 @@ pub(crate) enum Federation {
     },
     /// Lists how often the configuration kept this server from talking to others, since it was started.
     Refusals {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
@@ -261,11 +264,17 @@ pub(crate) enum Federation {
     Ledger {
         /// What a server was given (`partner.example`), or who was given what of a room (`!...`) or of a user (`@...`).
         subject: String,
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
     /// Lists the other machines that this server has spoken to, and what for.
     Contacts {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
