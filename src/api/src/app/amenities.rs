@@ -6,7 +6,7 @@ use allod_server::{
     backups::Checkpoints,
     egress::Egress,
     federation::Federation,
-    media::{Media, MediaSources, Previews},
+    media::{self, Media, MediaSources, Previews},
     profiles::Profiles,
     remote_keys::RemoteKeys,
     rooms::Rooms,
@@ -60,6 +60,7 @@ impl Amenities {
         });
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
+        let bucket = media::bucket(&config.get(), egress).map_err(media::OpenError::from)?;
         let sources = MediaSources {
             database,
             config: config.clone(),
@@ -67,6 +68,7 @@ impl Amenities {
             random,
             tasks,
             client,
+            bucket,
             rooms: rooms.clone(),
         };
         let media = Media::open(sources).await?;
