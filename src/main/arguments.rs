@@ -316,7 +316,8 @@ pub(crate) enum User {
         #[command(flatten)]
         socket: Socket,
     },
-    /// Lists a person's devices: their keys that are left, and what waits for them or was refused.
+    /// Lists a person's devices: their keys that are left, and what waits for them or was refused; and the servers that did
+    /// not answer within the last 30 days when they were asked for keys.
     Devices {
         /// The name: the part before the colon, or the whole id.
         name: String,
