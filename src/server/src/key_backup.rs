@@ -5,12 +5,13 @@
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#server-side-key-backups>
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use allod_storage::CommitError;
 use ruma::{OwnedRoomId, RoomId};
 use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue};
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::{
     database::{Database, Error, Range, Write},
@@ -32,6 +33,8 @@ const COMMIT_BYTES_MAX: usize = 640 * 1024;
 const COMMIT_KEYS_MAX: usize = 500;
 /// How often a write is tried again when someone else was faster.
 const ATTEMPTS_MAX: usize = 16;
+/// Queues of those who write; a user's number says which is theirs.
+const QUEUES: usize = 64;
 
 /// Why a backup was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +129,19 @@ impl Quality {
 #[derive(Clone, Debug)]
 pub struct KeyBackup {
     database: Database,
+    queues: Arc<Queues>,
+}
+
+/// Those who write keys of the same user go one after the other: each would find the version changed that it counts in,
+/// and who lost often would be sent away. What counts is decided by each commit's checks.
+#[derive(Debug)]
+struct Queues([Mutex<()>; QUEUES]);
+
+impl Queues {
+    async fn turn(&self, user: UserNumber) -> Option<MutexGuard<'_, ()>> {
+        let queue = usize::try_from(user.0).unwrap_or_default().checked_rem(QUEUES)?;
+        Some(self.0.get(queue)?.lock().await)
+    }
 }
 
 /// A key's place, its room and session, and its data.
@@ -134,7 +150,7 @@ type NewKey = ((Hash128, Hash128), BackupKeyRow);
 impl KeyBackup {
     /// Over a database.
     pub fn new(database: Database) -> Self {
-        Self { database }
+        Self { database, queues: Arc::new(Queues(std::array::from_fn(|_| Mutex::default()))) }
     }
 
     /// Makes a new version, which is the newest from then on.
@@ -272,6 +288,7 @@ impl KeyBackup {
         number: u32,
         which: Which<'_>,
     ) -> Result<Totals, BackupError> {
+        let _turn = self.queues.turn(user).await;
         for _ in 0..ATTEMPTS_MAX {
             let Version { row: old, .. } = self.writable(user, number).await?;
             let mut write = Write::new();
@@ -329,6 +346,7 @@ impl KeyBackup {
     ) -> Result<Totals, BackupError> {
         let places: Vec<_> =
             keys.iter().map(|((room, session), _)| (user, number, *room, *session)).collect();
+        let _turn = self.queues.turn(user).await;
         for _ in 0..ATTEMPTS_MAX {
             let Version { row: old, .. } = self.writable(user, number).await?;
             let existing = self.database.get_all::<BackupKey>(&places).await?;

@@ -1,10 +1,14 @@
 //! Tests of key backups.
 
+use allod_storage::{OpenOptions, Store};
 use ruma::{owned_room_id, room_id};
 use serde_json::json;
 
 use super::*;
-use crate::room_lookup::tests::database;
+use crate::{
+    room_lookup::tests::database,
+    tables::{FORMAT, SPACES},
+};
 
 const ALICE: UserNumber = UserNumber(1);
 const ALGORITHM: &str = "m.megolm_backup.v1.curve25519-aes-sha2";
@@ -102,4 +106,37 @@ async fn auth_data_may_change_and_the_algorithm_may_not() {
     assert!(matches!(backup.update(ALICE, version, "other", "{}").await, Err(BackupError::OtherAlgorithm)));
     let bad = serde_json::value::to_raw_value(&json!({ "is_verified": true })).unwrap();
     assert!(matches!(backup.put(ALICE, version, &one("s", bad)).await, Err(BackupError::Malformed)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_write_at_once_is_all_there_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = OpenOptions::new(folder.path().join("database"), SPACES, FORMAT, "example.org");
+    let store = Store::open(options).unwrap();
+    let database = Database::open(store, &crate::random::Random::seeded(1)).await.unwrap();
+    let backup = KeyBackup::new(database);
+    let version = backup.create(ALICE, ALGORITHM, "{}").await.unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..64_u64 {
+        let backup = backup.clone();
+        writers.spawn(async move {
+            // Half of them write what another writes too, from a later message on.
+            let session = format!("s{}", number / 2);
+            backup.put(ALICE, version, &one(&session, data(true, number, 0))).await.unwrap();
+        });
+    }
+    writers.join_all().await;
+    let keys = backup.keys(ALICE, version, Which::All).await.unwrap();
+    let sessions = &keys[room_id!("!r:a")];
+    assert_eq!(sessions.len(), 32);
+    for (session, key) in sessions {
+        let number: u64 = session[1..].parse().unwrap();
+        assert!(
+            key.get().contains(&format!(r#""first_message_index":{}"#, number * 2)),
+            "the better one stays"
+        );
+    }
+    let totals = backup.newest(ALICE).await.unwrap().row;
+    assert_eq!(totals.count, 32);
+    assert!((32..=64).contains(&totals.etag), "{}", totals.etag);
 }

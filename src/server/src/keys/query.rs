@@ -1,9 +1,13 @@
 //! Answering who has which keys.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
-use serde_json::{Map, Value, value::RawValue};
+use serde::Deserialize;
+use serde_json::{
+    Map, Value,
+    value::{RawValue, to_raw_value},
+};
 
 use super::Keys;
 use crate::{
@@ -95,7 +99,7 @@ impl Keys {
             }
             let stored = StoredKey { json: key.get().to_owned() };
             let public = public_part(&stored).unwrap_or_default();
-            if let Some(json) = raw(&signed(&stored, &public, &signatures)) {
+            if let Some(json) = signed(&stored, &public, &signatures, None) {
                 *key = json;
             }
         }
@@ -174,11 +178,10 @@ fn add_user(queried: &mut Queried, asking: Option<UserNumber>, asked: &AskedUser
     let mut of_devices = BTreeMap::new();
     for (device, row) in devices {
         let Some(row) = row else { continue };
-        let mut object = signed(&row.value, device.id.as_str(), &signatures);
-        if let Some(name) = device.row.display_name {
-            object.insert("unsigned".to_owned(), serde_json::json!({ "device_display_name": name }));
-        }
-        of_devices.extend(raw(&object).map(|json| (device.id, json)));
+        let name = device.row.display_name.as_deref();
+        of_devices.extend(
+            signed(&row.value, device.id.as_str(), &signatures, name).map(|json| (device.id.clone(), json)),
+        );
     }
     queried.device_keys.insert(asked.user_id.clone(), of_devices);
     for (kind, row) in cross_signing {
@@ -190,30 +193,47 @@ fn add_user(queried: &mut Queried, asking: Option<UserNumber>, asked: &AskedUser
             _ => continue,
         };
         let public = public_part(&row.value).unwrap_or_default();
-        keys.extend(raw(&signed(&row.value, &public, &signatures)).map(|json| (asked.user_id.clone(), json)));
+        keys.extend(signed(&row.value, &public, &signatures, None).map(|json| (asked.user_id.clone(), json)));
     }
 }
 
 /// The public part of a stored cross-signing key: it has one.
 pub(super) fn public_part(key: &StoredKey) -> Option<String> {
-    let object: Map<String, Value> = serde_json::from_str(&key.json).ok()?;
-    Some(object.get("keys")?.as_object()?.values().next()?.as_str()?.to_owned())
+    #[derive(Deserialize)]
+    struct Named {
+        keys: BTreeMap<String, String>,
+    }
+    let Named { keys } = serde_json::from_str(&key.json).ok()?;
+    keys.into_values().next()
 }
 
-/// A stored key with the signatures of `target`.
-fn signed(key: &StoredKey, target: &str, signatures: &[KeySignatureRow]) -> Map<String, Value> {
-    let mut object: Map<String, Value> = serde_json::from_str(&key.json).unwrap_or_default();
-    let all = object.entry("signatures").or_insert_with(|| Map::new().into());
+/// A stored key with the signatures of `target`, and its device's name. Only what changes is read and written anew.
+fn signed(
+    key: &StoredKey,
+    target: &str,
+    signatures: &[KeySignatureRow],
+    name: Option<&str>,
+) -> Option<Box<RawValue>> {
+    let mut fields: BTreeMap<String, Cow<'_, RawValue>> =
+        serde_json::from_str::<BTreeMap<String, &RawValue>>(&key.json)
+            .ok()?
+            .into_iter()
+            .map(|(field, value)| (field, Cow::Borrowed(value)))
+            .collect();
+    let mut all: Map<String, Value> = match fields.get("signatures") {
+        Some(stored) => serde_json::from_str(stored.get()).ok()?,
+        None => Map::new(),
+    };
     for row in signatures.iter().filter(|row| row.target == target) {
-        let Some(all) = all.as_object_mut() else { break };
         let by_user = all.entry(row.signer.clone()).or_insert_with(|| Map::new().into());
         if let Some(by_user) = by_user.as_object_mut() {
             by_user.insert(row.key_id.clone(), row.signature.clone().into());
         }
     }
-    object
-}
-
-fn raw(object: &Map<String, Value>) -> Option<Box<RawValue>> {
-    serde_json::value::to_raw_value(object).ok()
+    fields.insert("signatures".to_owned(), Cow::Owned(to_raw_value(&all).ok()?));
+    if let Some(name) = name {
+        let unsigned = serde_json::json!({ "device_display_name": name });
+        fields.insert("unsigned".to_owned(), Cow::Owned(to_raw_value(&unsigned).ok()?));
+    }
+    to_raw_value(&fields).ok()
 }

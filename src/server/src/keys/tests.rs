@@ -264,6 +264,66 @@ async fn a_fallback_key_is_given_out_again_and_is_unused_once() {
 }
 
 #[tokio::test]
+async fn a_soft_logout_and_the_next_sign_in_keep_keys() {
+    let fixture = Fixture::with(|config| {
+        config.lasting_access_token = Some(crate::config::Interval::seconds(1000));
+    })
+    .await;
+    let keys = Keys::new(fixture.database.clone(), fixture.users.clone(), fixture.devices.clone());
+    let world = World { fixture, keys };
+    let alice = world.client("alice", "A").await;
+    world.upload_one_time(&alice, &["a", "b"]).await.unwrap();
+    let shown = world.query(&alice, &alice).await.device_keys;
+    world.fixture.clock.advance(std::time::Duration::from_secs(2000));
+    let again = world.fixture.sign_in(alice.user, Some("A"), false).await;
+    assert_eq!(again.device, alice.device);
+    let after = world.query(&alice, &alice).await.device_keys;
+    assert_eq!(format!("{after:?}"), format!("{shown:?}"));
+    let left = world.keys.counts(alice.user, alice.device).await.unwrap();
+    assert_eq!(left.one_time, [("signed_curve25519".to_owned(), 2)]);
+    assert_eq!(world.claim(&alice).await.as_deref(), Some("signed_curve25519:a"));
+}
+
+#[tokio::test]
+async fn keys_of_many_are_queried_and_claimed_at_once() {
+    let world = world().await;
+    let mut clients = Vec::new();
+    for number in 0..30 {
+        let client = world.client(&format!("user{number}"), "A").await;
+        world.upload_one_time(&client, &["a"]).await.unwrap();
+        clients.push(client);
+    }
+    // One has more devices than are read together, and one has no keys.
+    for number in 0..40 {
+        world.client("user3", &format!("D{number}")).await;
+    }
+    let bare = world.client("bare", "A").await;
+    let everybody = clients.iter().chain([&bare]);
+    let wanted = everybody.clone().map(|client| (client.user_id.clone(), Vec::new())).collect();
+    let queried = world.keys.query(Some(bare.user), &wanted).await.unwrap();
+    for client in &clients {
+        let keys = &queried.device_keys[&client.user_id];
+        assert_eq!(keys.len(), 1);
+        let shown: Value = serde_json::from_str(keys[&client.device_id].get()).unwrap();
+        assert_eq!(shown["keys"], client.device_keys()["keys"], "each their own");
+    }
+    assert!(queried.device_keys[&bare.user_id].is_empty());
+    let claims = everybody.map(|client| {
+        let devices = BTreeMap::from([(client.device_id.clone(), "signed_curve25519".to_owned())]);
+        (client.user_id.clone(), devices)
+    });
+    let claims: Claims = claims.collect();
+    let claimed = world.keys.claim(&claims).await.unwrap();
+    assert_eq!(claimed.len(), clients.len());
+    for client in &clients {
+        let key = &claimed[&client.user_id][&client.device_id]["signed_curve25519:a"];
+        let signed: Value = serde_json::from_str(key.get()).unwrap();
+        assert_eq!(signed, client.one_time_key("a"));
+    }
+    assert!(world.keys.claim(&claims).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn keys_go_with_their_device() {
     let world = world().await;
     let alice = world.client("alice", "A").await;

@@ -404,6 +404,29 @@ async fn devices_are_told_in_a_chain() {
 }
 
 #[tokio::test]
+async fn a_change_of_devices_is_told_once_to_each_server_however_many_rooms_are_shared() {
+    let world = World::new().await;
+    for number in 0..2 {
+        let (mut remote, events) =
+            Remote::another(RoomVersionId::V11, &format!("!shared{number}:remote.test"));
+        world.server.adopt(&mut remote, &[events.last().unwrap()]).await;
+    }
+    let updates = |wire: &Wire, server: &str| wire.edus(server, "m.device_list_update");
+    for (number, device) in ["ONE", "TWO"].into_iter().enumerate() {
+        world.server.fixture.sign_in(world.alice, Some(device), false).await;
+        for server in ALL {
+            world.wire.until(server, |wire| updates(wire, server).len() > number).await;
+        }
+    }
+    for server in ALL {
+        let told = updates(&world.wire, server);
+        let devices: Vec<_> = told.iter().map(|update| update["device_id"].as_str().unwrap()).collect();
+        assert_eq!(devices, ["ONE", "TWO"], "{server}");
+        assert_eq!(told[1]["prev_id"], json!([told[0]["stream_id"]]));
+    }
+}
+
+#[tokio::test]
 async fn messages_to_devices_elsewhere_are_sent_once_for_each_transaction() {
     let world = World::new().await;
     let fixture = &world.server.fixture;

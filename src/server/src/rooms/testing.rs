@@ -210,8 +210,13 @@ pub(crate) struct Forged {
 impl Remote {
     /// A room of `@bob:remote.test` that all may join; its events so far, in order.
     pub(crate) fn new(version: RoomVersionId) -> (Self, Vec<OwnedEventId>) {
+        Self::another(version, "!room:remote.test")
+    }
+
+    /// The same with another id.
+    pub(crate) fn another(version: RoomVersionId, room_id: &str) -> (Self, Vec<OwnedEventId>) {
         let rules = version.rules().unwrap();
-        let room_id = "!room:remote.test".try_into().unwrap();
+        let room_id = room_id.try_into().unwrap();
         let mut remote =
             Self { room_id, version, rules, keys: HashMap::new(), nodes: HashMap::new(), now: 0 };
         let bob = "@bob:remote.test";
