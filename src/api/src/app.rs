@@ -34,6 +34,7 @@ use allod_server::{
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
     remote_keys::RemoteKeys,
+    room_deletion::RoomDeletions,
     room_lookup::RoomLookup,
     rooms::Rooms,
     search::Search,
@@ -117,6 +118,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms.
     pub rooms: Rooms,
+    /// Deleting rooms.
+    pub room_deletions: RoomDeletions,
     /// Events that are sent later.
     pub delayed_events: DelayedEvents,
     /// Which threads users follow.
@@ -282,6 +285,7 @@ impl App {
             previews: amenities.previews,
             remote_keys: amenities.remote_keys,
             outbox: reach.outbox,
+            room_deletions: reach.room_deletions,
             memberships: reach.memberships,
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,
