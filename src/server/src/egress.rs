@@ -8,6 +8,7 @@
 mod address;
 mod kept;
 mod names;
+mod objects;
 mod outbound;
 mod register;
 mod trust;
@@ -108,8 +109,11 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            // Where application services are is said by the configuration, mostly within the same machine.
-            .filter(|address| purpose == Purpose::Appservice || is_allowed(*address, allowed))
+            // Where application services and the object store are is said by the configuration, mostly within the same
+            // machine or network.
+            .filter(|address| {
+                matches!(purpose, Purpose::Appservice | Purpose::Objects) || is_allowed(*address, allowed)
+            })
             .map(|address| SocketAddr::new(address, port))
             .collect();
         if checked.is_empty() {
@@ -162,7 +166,11 @@ impl Egress {
             Purpose::Preview if self.config.get().media.previews.is_empty() => {
                 Err(EgressError::Off("previews of links"))
             }
-            Purpose::Federation | Purpose::Push | Purpose::Preview | Purpose::Appservice => Ok(()),
+            Purpose::Federation
+            | Purpose::Push
+            | Purpose::Preview
+            | Purpose::Appservice
+            | Purpose::Objects => Ok(()),
         }
     }
 }

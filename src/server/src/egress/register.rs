@@ -20,11 +20,13 @@ pub enum Purpose {
     Appservice,
     /// Pages of the web, for previews of links.
     Preview,
+    /// The object store of media, which the configuration names.
+    Objects,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
+    pub const ALL: [Self; 5] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Purpose {
             Self::Push => "push",
             Self::Appservice => "application services",
             Self::Preview => "previews of links",
+            Self::Objects => "object storage",
         }
     }
 
@@ -43,6 +46,7 @@ impl Purpose {
             Self::Push => 2,
             Self::Appservice => 3,
             Self::Preview => 4,
+            Self::Objects => 5,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
         deleted::DepartedRoom,
         inbound::{InboundTransaction, RemoteKeyList, StrandedEvent, UnverifiedEvent},
         inbox::{ToDeviceProgress, ToDeviceTransaction},
-        keys::DeviceListChange,
+        keys::{DeviceListChange, KeyFailure},
         outbox::QueuedEdu,
         rooms::Transaction,
         upkeep::{Chore, ChoreRow, PositionAtTime},
@@ -116,6 +116,12 @@ impl Aged for RemoteKeyList {
     }
 }
 
+impl Aged for KeyFailure {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        [&value.query, &value.claim].into_iter().flatten().map(|kind| kind.last_ms).max().unwrap_or_default()
+    }
+}
+
 impl Aged for StrandedEvent {
     fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
         value.since_ms
@@ -199,6 +205,7 @@ fn sweeps() -> Vec<Sweep> {
         of::<StrandedEvent>(),
         of::<UnverifiedEvent>(),
         of::<RemoteKeyList>(),
+        of::<KeyFailure>(),
         of::<QueuedEdu>(),
         of::<AppserviceQueue>(),
         of::<DepartedRoom>(),
