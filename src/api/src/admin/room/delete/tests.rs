@@ -93,13 +93,14 @@ async fn rows_naming(database: &Database, room: RoomNumber) -> BTreeMap<&'static
     found
 }
 
+async fn all<T: Table>(database: &Database) -> Vec<(T::Key, T::Value)> {
+    database.scan_all(Range::<T>::whole()).await.unwrap()
+}
+
 /// Asserts that no row says the number of the room but those that are meant to.
 async fn assert_forgotten(database: &Database, room: RoomNumber) {
     let left = rows_naming(database, room).await;
     assert_eq!(left.keys().copied().collect::<Vec<_>>(), [RoomDeletion::INFO.name], "{left:?}");
-    async fn all<T: Table>(database: &Database) -> Vec<(T::Key, T::Value)> {
-        database.scan_all(Range::<T>::whole()).await.unwrap()
-    }
     assert!(all::<RoomByName>(database).await.iter().all(|(_, number)| *number != room));
     assert!(all::<Alias>(database).await.iter().all(|(_, alias)| alias.room != room));
     assert!(all::<NoticeRoom>(database).await.iter().all(|(_, number)| *number != room));
@@ -227,7 +228,22 @@ async fn no_row_of_a_deleted_room_is_left_and_those_of_others_stay() {
     assert!(database.scan_all(Range::<MediaReference>::whole()).await.unwrap().is_empty());
     assert_eq!(database.scan_all(Range::<DepartedRoom>::whole()).await.unwrap().len(), 3);
 
-    // What clients may still ask of it is refused, and nothing breaks.
+    assert_nothing_breaks(&server, &ben, &room, (&message, &since)).await;
+    let listed = get(&server, &admin, "/_allod/admin/v1/room_overviews").await.json();
+    assert_eq!(listed["rooms"].as_array().unwrap().len(), 1, "{listed}");
+    let status =
+        get(&server, &admin, &format!("/_synapse/admin/v2/rooms/delete_status/{delete_id}")).await.json();
+    assert_eq!((&status["status"], &status["kicked_users_count"]), (&json!("complete"), &json!(3)));
+    let of_room =
+        get(&server, &admin, &format!("/_synapse/admin/v2/rooms/{room}/delete_status")).await.json();
+    assert_eq!(of_room["results"].as_array().unwrap().len(), 1);
+    let report = server.app.rooms.check(&other, false).await.unwrap();
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert!(database.get::<Room>(&number).await.unwrap().is_none());
+}
+
+/// What clients may still ask of a deleted room is refused, and nothing breaks.
+async fn assert_nothing_breaks(server: &TestApp, ben: &str, room: &str, (message, since): (&str, &str)) {
     let base = format!("/_matrix/client/v3/rooms/{room}");
     for path in [
         format!("{base}/messages?dir=b"),
@@ -240,7 +256,7 @@ async fn no_row_of_a_deleted_room_is_left_and_those_of_others_stay() {
         format!("/_matrix/client/v1/rooms/{room}/relations/{message}"),
         "/_matrix/client/v3/directory/room/%23den:example.org".to_owned(),
     ] {
-        let answer = get(&server, &ben, &path).await;
+        let answer = get(server, ben, &path).await;
         assert!(answer.status.is_client_error(), "{path}: {} {}", answer.status, answer.text);
     }
     for path in [
@@ -251,24 +267,13 @@ async fn no_row_of_a_deleted_room_is_left_and_those_of_others_stay() {
         "/_matrix/client/v3/publicRooms".to_owned(),
         "/_matrix/client/v3/notifications".to_owned(),
     ] {
-        let answer = get(&server, &ben, &path).await;
+        let answer = get(server, ben, &path).await;
         assert!(answer.status.is_success(), "{path}: {} {}", answer.status, answer.text);
         assert!(!answer.text.contains("badger"), "{path}: {}", answer.text);
     }
     let wanted = json!({ "search_categories": { "room_events": { "search_term": "badger" } } });
-    let found = ok(&server, &ben, Method::POST, "/_matrix/client/v3/search", wanted).await;
+    let found = ok(server, ben, Method::POST, "/_matrix/client/v3/search", wanted).await;
     assert_eq!(found["search_categories"]["room_events"]["count"], 0);
-    let listed = get(&server, &admin, "/_allod/admin/v1/room_overviews").await.json();
-    assert_eq!(listed["rooms"].as_array().unwrap().len(), 1, "{listed}");
-    let status =
-        get(&server, &admin, &format!("/_synapse/admin/v2/rooms/delete_status/{delete_id}")).await.json();
-    assert_eq!((&status["status"], &status["kicked_users_count"]), (&json!("complete"), &json!(3)));
-    let of_room =
-        get(&server, &admin, &format!("/_synapse/admin/v2/rooms/{room}/delete_status")).await.json();
-    assert_eq!(of_room["results"].as_array().unwrap().len(), 1);
-    let report = server.app.rooms.check(&other, false).await.unwrap();
-    assert!(report.findings.is_empty(), "{:?}", report.findings);
-    assert!(database.get::<Room>(&number).await.unwrap().is_none());
 }
 
 #[tokio::test]
