@@ -34,6 +34,12 @@ fn room(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The database of a server that does not run.
+async fn database_in(folder: &Path) -> Database {
+    let options = OpenOptions::new(folder.join("database"), tables::SPACES, tables::FORMAT, "localhost");
+    Database::open(Store::open(options).unwrap(), &Random::seeded(1)).await.unwrap()
+}
+
 async fn join_all(http: &mut Http, room: &str, people: &[Person]) {
     for person in people {
         http.send(person, Method::POST, &format!("/_matrix/client/v3/join/{room}"), json!({})).await.ok();
@@ -95,9 +101,7 @@ async fn a_deletion_goes_on_over_sigkill() {
     assert_eq!(refused.refusal(), (403, "M_FORBIDDEN"), "{refused:?}");
     server.stop();
 
-    let options =
-        OpenOptions::new(folder.path().join("database"), tables::SPACES, tables::FORMAT, "localhost");
-    let database = Database::open(Store::open(options).unwrap(), &Random::seeded(1)).await.unwrap();
+    let database = database_in(folder.path()).await;
     let deletions = database.scan_all(Range::<RoomDeletion>::whole()).await.unwrap();
     let [(number, row)] = &deletions[..] else { panic!("{deletions:?}") };
     assert_eq!(
