@@ -93,6 +93,19 @@ deb: ## Build the Debian package
 	@$(CARGO) build --release
 	@packaging/deb
 
+.PHONY: container
+container: ## Build a container image from the release build (needs Docker)
+	@packaging/setup build
+	@$(CARGO) build --release
+	@packaging/container/build
+
+.PHONY: test-container
+test-container: ## Build a container image of the debug build, start it and sign in (needs Docker)
+	@packaging/setup build
+	@$(CARGO) build --workspace
+	@. packaging/env && IMAGE=allod-test:latest packaging/container/build "$$CARGO_TARGET_DIR/debug/allod"
+	@packaging/container/test allod-test:latest
+
 .PHONY: test-package
 test-package: ## Install, upgrade, break and remove the Debian package in a clean Debian (needs root)
 	@packaging/setup build package

@@ -50,7 +50,7 @@ pub(crate) enum Command {
     /// Lists what the running server does by itself.
     #[command(subcommand)]
     Task(Task),
-    /// Looks at the rooms of the running server, not at what is said in them.
+    /// Looks at the rooms of the running server, not at what is said in them; deletes and blocks them.
     #[command(subcommand)]
     Room(Room),
     /// Makes tokens with which people make accounts themselves, where accounts.registration is "token".
@@ -384,6 +384,51 @@ pub(crate) enum Room {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Deletes a room: everybody of this server leaves it, and all that is stored of it goes, messages and files.
+    Delete(DeleteRoom),
+    /// Lists the rooms that were deleted, or are being deleted.
+    Deletions {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lets nobody of this server enter a room, whether it is known here or not. Who is in it stays.
+    Block {
+        /// The room's id.
+        room: OwnedRoomId,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Lets people enter a room again that was blocked.
+    Unblock {
+        /// The room's id.
+        room: OwnedRoomId,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+/// How `allod room delete` is asked to do it.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteRoom {
+    /// The room's id.
+    pub(crate) room: OwnedRoomId,
+    /// Let nobody of this server enter the room again.
+    #[arg(long)]
+    pub(crate) block: bool,
+    /// Do not ask.
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Do not wait until it is done.
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+    /// Print JSON, an object for each step.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
 }
 
 #[derive(Debug, Subcommand)]

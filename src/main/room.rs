@@ -12,6 +12,11 @@ use crate::{
     user::{client, say, text},
 };
 
+#[path = "room/delete.rs"]
+mod delete;
+
+pub(crate) use delete::progress;
+
 /// Runs the command.
 pub(crate) async fn run(command: Room) -> anyhow::Result<()> {
     match command {
@@ -21,6 +26,10 @@ pub(crate) async fn run(command: Room) -> anyhow::Result<()> {
             let answer = client(&socket)?.send(Method::GET, &path, None).await?;
             if json { say(&answer.to_string()) } else { show(&answer) }
         }
+        Room::Delete(options) => delete::run(&options).await,
+        Room::Deletions { json, socket } => delete::list(&client(&socket)?, json).await,
+        Room::Block { room, socket } => delete::block(&client(&socket)?, &room, true).await,
+        Room::Unblock { room, socket } => delete::block(&client(&socket)?, &room, false).await,
     }
 }
 

@@ -35,9 +35,15 @@ pub(crate) async fn tasks(command: Task) -> anyhow::Result<()> {
     if json {
         return tasks.into_iter().flatten().try_for_each(|task| say(&task.to_string()));
     }
-    let mut table = Table::new(["TASK", "RUNNING"]);
+    let mut table = Table::new(["TASK", "RUNNING", "PROGRESS"]);
     for task in tasks.into_iter().flatten() {
-        table.row([text(task, "task").to_owned(), number(task, "running").to_string()]);
+        let deletion = task.get("room_deletion");
+        let progress = deletion.map(|it| format!("{}: {}", text(it, "room_id"), crate::room::progress(it)));
+        table.row([
+            text(task, "task").to_owned(),
+            number(task, "running").to_string(),
+            progress.unwrap_or_default(),
+        ]);
     }
     table.print()
 }

@@ -22,6 +22,7 @@ use crate::{
 mod faults;
 mod person;
 mod proxy;
+mod room_deletion;
 mod shared_rooms;
 mod switched_off;
 

@@ -25,6 +25,7 @@ mod load;
 mod media;
 mod program;
 mod push;
+mod room_deletion;
 mod running;
 mod server;
 mod service_manager;

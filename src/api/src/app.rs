@@ -35,6 +35,7 @@ use allod_server::{
     registration::{Registration, SharedSecret},
     registration_tokens::RegistrationTokens,
     remote_keys::RemoteKeys,
+    room_deletion::RoomDeletions,
     room_lookup::RoomLookup,
     rooms::Rooms,
     search::Search,
@@ -118,6 +119,8 @@ pub struct Services {
     pub profiles: Profiles,
     /// Rooms.
     pub rooms: Rooms,
+    /// Deleting rooms.
+    pub room_deletions: RoomDeletions,
     /// Events that are sent later.
     pub delayed_events: DelayedEvents,
     /// Which threads users follow.
@@ -285,6 +288,7 @@ impl App {
             previews: amenities.previews,
             remote_keys: amenities.remote_keys,
             outbox: reach.outbox,
+            room_deletions: reach.room_deletions,
             memberships: reach.memberships,
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,

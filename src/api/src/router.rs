@@ -40,6 +40,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::moderation::routes(routes);
     let routes = admin::register::routes(routes);
     let routes = admin::server_notice::routes(routes);
+    let routes = admin::room::synapse_routes(routes);
     let routes = client::account_data::routes(routes);
     let routes = client::delayed_event::routes(routes);
     let routes = client::thread_subscription::routes(routes);

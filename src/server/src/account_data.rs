@@ -169,6 +169,37 @@ impl AccountData {
         Ok(())
     }
 
+    /// Adds to a write that all data of a user that belong to a room go without a trace, since the room does.
+    pub(crate) async fn forget_room(
+        &self,
+        user: UserNumber,
+        room: RoomNumber,
+        write: &mut Write,
+    ) -> Result<(), Error> {
+        let rows = self.database.scan_all(Range::<user_data::AccountData>::prefix(&(user, room))).await?;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let (mut count, mut bytes) = (0_u32, 0_u64);
+        for ((_, _, kind, part), row) in &rows {
+            write.delete::<user_data::AccountData>(&(user, room, *kind, *part));
+            bytes = bytes.saturating_add(length(&row.value.content));
+            if *part == 0 {
+                count = count.saturating_add(1);
+                write.delete::<AccountDataChange>(&(user, row.position, room, *kind));
+            }
+        }
+        if let Some(usage) = self.database.get::<AccountDataUsage>(&user).await? {
+            write.equals::<AccountDataUsage>(&user, &usage);
+            let less = DataUsage {
+                count: usage.count.saturating_sub(count),
+                bytes: usage.bytes.saturating_sub(bytes),
+            };
+            write.put::<AccountDataUsage>(&user, &less);
+        }
+        Ok(())
+    }
+
     /// Sets a datum, whatever was there before. An empty object deletes it (MSC3391).
     pub async fn set(
         &self,

@@ -6,7 +6,7 @@
 use allod_storage::AuditEntry;
 use serde::{Deserialize, Serialize};
 
-use crate::numbers::{DeviceNumber, UserNumber};
+use crate::numbers::{DeviceNumber, RoomNumber, UserNumber};
 
 /// Who did something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +90,20 @@ pub enum Act {
     PutRegistrationToken,
     /// A registration token was deleted.
     DeleteRegistrationToken,
+    /// A room was to be deleted.
+    DeleteRoom {
+        /// Which.
+        room: RoomNumber,
+        /// Whether it was blocked too.
+        block: bool,
+    },
+    /// A room was blocked, or no longer is.
+    SetRoomBlocked {
+        /// Which, if it is known.
+        room: Option<RoomNumber>,
+        /// Whether it is now.
+        blocked: bool,
+    },
 }
 
 /// One line of the audit trail.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::{
     log::Happened,
-    numbers::{DeviceNumber, Hash128, UserNumber},
+    numbers::{DeviceNumber, Hash128, RoomNumber, UserNumber},
     random::Random,
     tables::{
         self, Lifetime, StoredValue, Table, TableInfo,
@@ -167,6 +167,20 @@ impl Database {
                 return Ok(all);
             }
         }
+    }
+
+    /// The tables that still have rows of a room.
+    pub async fn tables_with_rows_of_room(&self, room: RoomNumber) -> Result<Vec<&'static str>, Error> {
+        let mut found = Vec::new();
+        for table in tables::all().filter(TableInfo::is_by_room) {
+            let low = key_bytes(table.id, &room);
+            let high = prefix_end(&low);
+            let scan = Scan { space: table.space, low, high, reverse: false, limit: 1, keys_only: true };
+            if !self.store.scan(&scan).await?.rows.is_empty() {
+                found.push(table.name);
+            }
+        }
+        Ok(found)
     }
 
     /// Enqueues a write at once; the future ends when it is durable and visible.
@@ -349,6 +363,14 @@ impl Write {
         }
     }
 
+    /// Removes what goes with a room: its rows in every table whose keys begin with the room's number.
+    pub fn delete_rows_of_room(&mut self, room: RoomNumber) {
+        for table in tables::all().filter(TableInfo::is_by_room) {
+            self.delete_range(&table, &room);
+            self.erase_range(&table, key_bytes(table.id, &room), None);
+        }
+    }
+
     /// Notes that what this and earlier writes delete or overwrite of rows whose key begins with `prefix` must leave the
     /// disk within `erase_within`; see [`Erasure`](crate::housekeeping::erasure::Erasure).
     pub fn erase<T: Table>(&mut self, prefix: &impl KeyCodec) {
@@ -357,6 +379,12 @@ impl Write {
 
     /// The same for the rows from one key to another, both included.
     pub fn erase_between<T: Table>(&mut self, first: &T::Key, last: &T::Key) {
+        let last = prefix_end(&key_bytes(T::INFO.id, last));
+        self.erase_range(&T::INFO, key_bytes(T::INFO.id, first), Some(last));
+    }
+
+    /// The same for the rows from one beginning of keys to another, both included.
+    pub fn erase_from_to<T: Table>(&mut self, first: &impl KeyCodec, last: &impl KeyCodec) {
         let last = prefix_end(&key_bytes(T::INFO.id, last));
         self.erase_range(&T::INFO, key_bytes(T::INFO.id, first), Some(last));
     }

@@ -46,6 +46,7 @@ pub mod registration;
 pub mod registration_tokens;
 pub mod remote_keys;
 pub mod retry;
+pub mod room_deletion;
 pub mod room_lookup;
 pub mod rooms;
 pub mod search;

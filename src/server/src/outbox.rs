@@ -146,6 +146,11 @@ impl Outbox {
         Ok(self.0.announced(user).await?.stream)
     }
 
+    /// Up to which position everything has reached its server, or waits for one that is not reached.
+    pub fn told_up_to(&self) -> u64 {
+        self.0.book().safe()
+    }
+
     /// Whether everything that happened up to now has been handed out and has arrived, or waits for servers that are not
     /// reached; for tests.
     pub fn is_settled(&self) -> bool {

@@ -38,6 +38,7 @@ pub mod alias;
 mod appservice;
 pub mod candidate;
 pub mod create;
+pub mod delete;
 pub mod directory;
 pub mod event;
 pub mod federation;
@@ -81,6 +82,7 @@ pub use allod_matrix::{
     event::build::BuildError,
     filter::{EventFilter, RelationFilter},
 };
+pub use membership::MembershipError;
 pub use writer::{Append, AppendError, Appended};
 
 /// What never changes of a room, at hand.
@@ -170,6 +172,7 @@ pub(crate) struct Core {
     pub(crate) account_data: AccountData,
     kept: shown::Kept,
     policy: policy::Port,
+    deletions: delete::Deletions,
     partials: partial::Partials,
     rooms: Cache<RoomNumber, Arc<Room>>,
     by_name: Cache<OwnedRoomId, RoomNumber>,
@@ -209,7 +212,10 @@ impl Rooms {
     pub async fn open(sources: RoomSources, options: RoomOptions) -> Result<Self, Error> {
         let RoomSources { database, users, profiles, push_rules, identity, clock, random, tasks } = sources;
         let newest = database.scan(&crate::database::Range::<RoomTable>::whole().reversed().limit(1)).await?;
-        let numbers = Counter::after(newest.rows.first().map(|(number, _)| number.0));
+        let newest = newest.rows.first().map(|(number, _)| *number);
+        // The number of a deleted room is not given out again: what is left somewhere must not mean another one.
+        let (deletions, newest_deleted) = delete::Deletions::open(&database).await?;
+        let numbers = Counter::after(newest.max(newest_deleted).map(|number| number.0));
         let events = event::Events::new(database.clone(), options.event_cache_bytes);
         let states = state::States::new(database.clone(), options.node_cache_bytes);
         let partials = partial::Partials::open(&database).await?;
@@ -231,6 +237,7 @@ impl Rooms {
             options,
             kept: shown::Kept::default(),
             policy: policy::Port::default(),
+            deletions,
             partials,
             rooms: Cache::new(ROOMS_KEPT_MAX),
             by_name: Cache::new(ROOMS_KEPT_MAX),
@@ -243,22 +250,26 @@ impl Rooms {
 
     /// The room with this id, if the server knows it.
     pub async fn find(&self, room_id: &RoomId) -> Result<Option<Arc<Room>>, Error> {
-        if let Some(number) = self.core.by_name.get(room_id) {
+        if let Some(number) = self.core.by_name.get(room_id).filter(|number| !self.is_gone(*number)) {
             return self.get(number).await.map(Some);
         }
         let name = self.core.database.hash("room", room_id.as_str());
-        let Some(number) = self.core.database.get::<RoomByName>(&name).await? else { return Ok(None) };
+        let number = self.core.database.get::<RoomByName>(&name).await?;
+        let Some(number) = number.filter(|number| !self.is_gone(*number)) else { return Ok(None) };
         self.core.by_name.insert(room_id.to_owned(), number);
         self.get(number).await.map(Some)
     }
 
-    /// The room with this number, which must exist.
+    /// The room with this number, which must exist, or have existed: of one that was deleted the name is still known.
     pub async fn get(&self, number: RoomNumber) -> Result<Arc<Room>, Error> {
         if let Some(room) = self.core.rooms.get(&number) {
             return Ok(room);
         }
         let missing = Error::Corrupt("Room", Corrupt("a row names a room that is not there"));
-        let record = self.core.database.get::<RoomTable>(&number).await?.ok_or(missing)?;
+        let record = match self.core.database.get::<RoomTable>(&number).await? {
+            Some(record) => record,
+            None => self.core.deleted_record(number).await?.ok_or(missing)?,
+        };
         let room = Arc::new(self.core.room_of(number, &record)?);
         self.core.rooms.insert(number, Arc::clone(&room));
         Ok(room)
@@ -267,7 +278,8 @@ impl Rooms {
     /// Every room that the server knows, from outside also.
     pub async fn all(&self) -> Result<Vec<Arc<Room>>, Error> {
         let rows = self.core.database.scan_all(crate::database::Range::<RoomTable>::whole()).await?;
-        rows.iter().map(|(number, record)| self.core.room_of(*number, record).map(Arc::new)).collect()
+        let rows = rows.iter().filter(|(number, _)| !self.is_gone(*number));
+        rows.map(|(number, record)| self.core.room_of(*number, record).map(Arc::new)).collect()
     }
 
     /// Reads what never changes of several rooms at once, so that it is at hand.
@@ -350,6 +362,9 @@ impl Rooms {
 
     /// Hands an event to the room's task and waits until it is durable.
     pub async fn append(&self, room: &Arc<Room>, append: Append) -> Result<Appended, AppendError> {
+        if let Some(reason) = self.refusal_of(room, &append.draft) {
+            return Err(AppendError::Forbidden(reason.to_owned()));
+        }
         self.check_policy(room, &append.draft).await?;
         let (reply, answer) = oneshot::channel();
         let message = task::Message::Append { append: Box::new(append), reply };

@@ -17,6 +17,7 @@ use crate::database::Corrupt;
 
 pub mod accounts;
 pub mod appservices;
+pub mod deleted;
 pub mod federation;
 pub mod inbound;
 pub mod inbox;
@@ -115,6 +116,15 @@ pub struct TableInfo {
     pub lifetime: Lifetime,
     /// The type of its key, as it is declared.
     pub key: &'static str,
+}
+
+impl TableInfo {
+    /// Whether keys begin with the number of a room whose rows these are: they go with it, whatever their lifetime. What
+    /// stays known of a deleted room is not among them.
+    pub fn is_by_room(&self) -> bool {
+        self.key.trim_start_matches('(').starts_with("RoomNumber")
+            && self.id != deleted::RoomDeletion::INFO.id
+    }
 }
 
 /// A typed table.
@@ -330,6 +340,7 @@ pub fn all() -> impl Iterator<Item = TableInfo> {
         meta::TABLES,
         accounts::TABLES,
         appservices::TABLES,
+        deleted::TABLES,
         rooms::TABLES,
         notices::TABLES,
         notified::TABLES,

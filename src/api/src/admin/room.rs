@@ -23,8 +23,12 @@ const PAGE_MAX: usize = 1000;
 /// The same where the state of each is looked at.
 const OVERVIEWS_MAX: usize = 200;
 
+mod delete;
+
+pub(crate) use delete::{deletion_json, synapse_routes};
+
 pub(crate) fn routes(routes: Routes) -> Routes {
-    routes
+    delete::routes(routes)
         .route(&Method::GET, "/_allod/admin/v1/rooms", list_rooms)
         .route(&Method::GET, "/_allod/admin/v1/room_overviews", list_overviews)
         .route(&Method::GET, "/_allod/admin/v1/rooms/{room_id}", show_room)

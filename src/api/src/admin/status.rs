@@ -73,7 +73,14 @@ async fn status(app: App, (): (), _: PlainRequest) -> Result<Response> {
 /// `GET /_allod/admin/v1/tasks`
 async fn list_tasks(app: App, (): (), _: PlainRequest) -> Result<Response> {
     let running = app.tasks.running().into_iter().filter(|(_, count)| *count > 0);
-    let tasks: Vec<Value> = running.map(|(name, count)| json!({ "task": name, "running": count })).collect();
+    let mut tasks: Vec<Value> =
+        running.map(|(name, count)| json!({ "task": name, "running": count })).collect();
+    // Work that goes on over restarts says how far it is.
+    let deletions = app.room_deletions.all().await?.into_iter();
+    tasks.extend(deletions.filter(|deletion| deletion.finished_ms.is_none()).map(|deletion| {
+        let progress = super::room::deletion_json(&deletion);
+        json!({ "task": "deletion of a room", "running": 1, "room_deletion": progress })
+    }));
     Ok(json_bytes(json!({ "tasks": tasks }).to_string()))
 }
 

@@ -10,6 +10,7 @@ use allod_server::{
     notifications::Notifications,
     outbox::Outbox,
     pushers::Pushers,
+    room_deletion::{RoomDeletionSources, RoomDeletions},
     rooms::Rooms,
     sync::Sync,
     users::Users,
@@ -33,6 +34,7 @@ pub(super) struct Reach {
     pub(super) notifications: Notifications,
     pub(super) bridges: Bridges,
     pub(super) appservices: Appservices,
+    pub(super) room_deletions: RoomDeletions,
 }
 
 impl Reach {
@@ -52,7 +54,9 @@ impl Reach {
         let (pushers, notifications) = push;
         let (bridges, appservices) = bridged;
         let inbound = inbound::open(base, federation.as_ref(), users, rooms, user_data).await?;
+        let room_deletions = start_deletions(base, rooms, &memberships, outbox.as_ref());
         Ok(Self {
+            room_deletions,
             federation,
             egress,
             outbox,
@@ -64,6 +68,18 @@ impl Reach {
             appservices,
         })
     }
+}
+
+/// The task that deletes rooms, whose members leave on other servers too.
+fn start_deletions(
+    base: &Base,
+    rooms: &Rooms,
+    memberships: &RemoteMembership,
+    outbox: Option<&Outbox>,
+) -> RoomDeletions {
+    let Base { database, clock, random, tasks, .. } = base.clone();
+    let (rooms, memberships, outbox) = (rooms.clone(), memberships.clone(), outbox.cloned());
+    RoomDeletions::start(RoomDeletionSources { database, rooms, memberships, outbox, clock, random, tasks })
 }
 
 fn open_federation(base: &Base) -> Result<Option<Federation>, OpenError> {

@@ -15,6 +15,7 @@ use crate::{
         Lifetime, Table, TableInfo,
         accounts::{DeviceSeen, OPENID_SECONDS, OpenIdToken},
         appservices::AppserviceQueue,
+        deleted::DepartedRoom,
         inbound::{InboundTransaction, RemoteKeyList, StrandedEvent, UnverifiedEvent},
         inbox::{ToDeviceProgress, ToDeviceTransaction},
         keys::{DeviceListChange, KeyFailure},
@@ -145,6 +146,12 @@ impl Aged for AppserviceQueue {
     }
 }
 
+impl Aged for DepartedRoom {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        value.at_ms
+    }
+}
+
 impl Aged for EgressContact {
     fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
         value.last_ms
@@ -201,6 +208,7 @@ fn sweeps() -> Vec<Sweep> {
         of::<KeyFailure>(),
         of::<QueuedEdu>(),
         of::<AppserviceQueue>(),
+        of::<DepartedRoom>(),
         of::<EgressContact>(),
         of::<PositionAtTime>(),
     ]

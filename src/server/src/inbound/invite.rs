@@ -99,6 +99,9 @@ impl Inbound {
             self.check_room(origin, room, version).await?;
         }
         self.invited(&fields).await?;
+        if let Some(reason) = self.0.rooms.refusal(invitation.room_id) {
+            return Err(InviteError::Forbidden(reason.to_owned()));
+        }
         self.verified(&invitation, &rules, invitation.event).await?;
         check_create(&invitation, &rules)?;
 

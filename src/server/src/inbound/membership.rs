@@ -189,6 +189,9 @@ impl Inbound {
 
     /// A room that a server may come into. Not one of which members are missing: it could not be shown.
     async fn room_open_to(&self, server: &ServerName, room_id: &RoomId) -> Result<Arc<Room>, ThroughError> {
+        if self.0.rooms.refusal(room_id).is_some() {
+            return Err(ServeError::UnknownRoom.into());
+        }
         match self.standing(server, room_id).await? {
             Standing::Allowed(room) | Standing::Outside(room) if self.0.rooms.is_partial(room.number) => {
                 Err(ServeError::UnknownRoom.into())

@@ -240,6 +240,12 @@ impl Events {
         }
     }
 
+    /// Forgets all events of a room that was deleted.
+    pub(crate) fn forget_room(&self, room: RoomNumber) {
+        self.invalidations.fetch_add(1, Ordering::AcqRel);
+        self.cache.retain(|(of, _), _| *of != room);
+    }
+
     /// Forgets an event whose rows have changed.
     pub(crate) fn invalidate(&self, room: RoomNumber, number: EventNumber) {
         self.invalidations.fetch_add(1, Ordering::AcqRel);

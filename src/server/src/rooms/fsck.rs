@@ -188,7 +188,18 @@ impl Rooms {
         if let Some(after) = after {
             range = range.continued_after(&after);
         }
-        let rows = self.core.database.scan(&range).await?.rows;
+        let mut rows = Vec::new();
+        loop {
+            let page = self.core.database.scan(&range).await?;
+            let last = page.rows.last().map(|(number, _)| *number).filter(|_| page.more);
+            // Those whose rows are being deleted are unknown.
+            rows.extend(page.rows.into_iter().filter(|(number, _)| !self.is_gone(*number)));
+            match last {
+                Some(last) if rows.len() < limit => range = range.continued_after(&last),
+                _ => break,
+            }
+        }
+        rows.truncate(limit);
         let room = |(number, record): (RoomNumber, crate::tables::rooms::RoomRecord)| {
             Some((number, OwnedRoomId::try_from(record.room_id).ok()?))
         };

@@ -104,6 +104,12 @@ impl Partials {
         self.known().get(&room).cloned()
     }
 
+    /// The room was deleted: those who wait look again.
+    pub(super) fn forget(&self, room: RoomNumber) {
+        self.known().remove(&room);
+        self.completions.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// A room may have become whole: those who wait look again.
     pub(super) fn completed(&self, room: RoomNumber, at: Position) {
         self.known().insert(room, Known::Whole(at));

@@ -52,6 +52,7 @@ mod state;
 mod whole;
 
 pub(crate) use ingest::Placed;
+pub(super) use media::loosen;
 pub(super) use notify::push_context;
 pub(crate) use whole::Wholeness;
 

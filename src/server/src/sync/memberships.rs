@@ -10,7 +10,10 @@ use super::activity::Activity;
 use crate::{
     database::{Database, Error, Range},
     numbers::{EventNumber, RoomNumber, UserNumber},
-    tables::rooms::{Membership, MembershipChange, UserMembershipChange, UserRoom},
+    tables::{
+        deleted::{DepartedRoom, DepartedRoomRow},
+        rooms::{Membership, MembershipChange, UserMembershipChange, UserRoom},
+    },
 };
 
 /// Users whose rooms are kept in memory.
@@ -140,5 +143,19 @@ impl Memberships {
         let range = Range::<UserMembershipChange>::between(&(user, since.next()), &(user, upto.next()));
         let rows = self.database.scan_all(range).await?;
         Ok(rows.into_iter().map(|((_, position), change)| (position, change)).collect())
+    }
+
+    /// Rooms that the user left after `since` and up to `upto`, and that were deleted.
+    pub(super) async fn departed(
+        &self,
+        user: UserNumber,
+        since: Position,
+        upto: Position,
+    ) -> Result<Vec<DepartedRoomRow>, Error> {
+        if since >= upto || !self.activity.membership_changed(user, since) {
+            return Ok(Vec::new());
+        }
+        let range = Range::<DepartedRoom>::between(&(user, since.next()), &(user, upto.next()));
+        Ok(self.database.scan_all(range).await?.into_iter().map(|(_, row)| row).collect())
     }
 }

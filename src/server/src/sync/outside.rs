@@ -6,7 +6,10 @@ use std::sync::Arc;
 use allod_matrix::{event::client::stripped, stripped::keys};
 use allod_storage::Position;
 
-use super::{Inner, memberships::UserRoomEntry};
+use super::{
+    Inner,
+    memberships::{UserRoomEntry, UserRooms},
+};
 use crate::{
     database::{Corrupt, Error},
     invite_rules::Verdict,
@@ -39,6 +42,12 @@ impl Inner {
             sender.is_none_or(|sender| rules.judge(&sender) == Verdict::Allow)
         });
         Ok(())
+    }
+
+    /// Whether a reader has to do with a room again that was deleted: it is known by another number then.
+    pub(super) async fn is_back(&self, deleted: &Room, rooms: &UserRooms) -> Result<bool, Error> {
+        let anew = self.sources.rooms.find(&deleted.room_id).await?;
+        Ok(anew.is_some_and(|anew| rooms.get(anew.number).is_some()))
     }
 
     /// The state at an invitation or knock that its target is shown: the own member event comes last.

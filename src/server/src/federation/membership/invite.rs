@@ -52,6 +52,7 @@ impl RemoteMembership {
         asked.map_err(|_| RemoteError::Refused)?;
         let invites = remote.policy.permits(target.server_name(), Refusable::Invites, Direction::Outbound);
         invites.map_err(|_| RemoteError::Refused)?;
+        sources.rooms.check_entry(room_id)?;
         let room = sources.rooms.known(room_id).await?;
         if !sources.rooms.is_joined(room.number, caller.user).await? {
             return Err(AppendError::Forbidden("you are not in this room".to_owned()).into());

@@ -75,6 +75,7 @@ impl RemoteMembership {
         content: Map<String, Value>,
     ) -> Result<Arc<Room>, RemoteError> {
         let (room_id, known_by) = self.resolve(name).await?;
+        self.0.sources.rooms.check_entry(&room_id)?;
         let via = [via, known_by].concat();
         match self.join_here(&room_id, caller, &content).await? {
             Here::Joined(room) => Ok(room),

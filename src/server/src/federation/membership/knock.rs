@@ -43,6 +43,7 @@ impl RemoteMembership {
     ) -> Result<Arc<Room>, RemoteError> {
         let (room_id, known_by) = self.resolve(name).await?;
         let rooms = &self.0.sources.rooms;
+        rooms.check_entry(&room_id)?;
         let room = rooms.find(&room_id).await?;
         if let Some(room) = &room
             && (self.0.sources.remote.is_none() || rooms.has_local_member(room).await?)

@@ -166,6 +166,7 @@ impl Answering<'_> {
                 told.extend(new.map(|new| (room, new)));
             }
         }
+        told.extend(self.write_departed(json).await?);
         json.close();
         Ok(told)
     }

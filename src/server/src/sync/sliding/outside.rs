@@ -1,16 +1,19 @@
 //! Rooms that the user is not in: invited, knocked at, left.
 
 use allod_storage::Position;
+use serde_json::json;
 
 use super::{answer::Answering, connection::Told, join::Stretch, news::News};
 use crate::{
     database::Error,
+    numbers::RoomNumber,
     sync::{
         json::Json,
         room_delta::{Known, Window},
         state_after::DeltaAfter,
         timeline::Timeline,
     },
+    tables::{deleted::DepartedRoomRow, rooms::Membership},
 };
 
 impl Answering<'_> {
@@ -77,5 +80,47 @@ impl Answering<'_> {
         let depth = self.write_delta(json, &view, news, stretch, delta).await?;
         json.close();
         Ok(Some(Self::told_outside(news, depth)))
+    }
+
+    /// Writes rooms that the client knows as others than left, and that are deleted now: nothing but that they are left.
+    pub(super) async fn write_departed(&self, json: &mut Json) -> Result<Vec<(RoomNumber, Told)>, Error> {
+        let Some(base) = self.base() else { return Ok(Vec::new()) };
+        let (inner, user) = (self.inner, self.request.caller.user);
+        let mut left = Vec::new();
+        for departed in inner.memberships.departed(user, base.position, self.position).await? {
+            let told = base.rooms.get(&departed.room);
+            let is_news = |told: &&Told| !matches!(told.membership, Membership::Leave | Membership::Ban);
+            let Some(told) = told.filter(is_news) else { continue };
+            left.push((departed.room, Told { membership: Membership::Leave, ..told.clone() }));
+            let room = inner.sources.rooms.get(departed.room).await?;
+            if inner.is_back(&room, &self.rooms).await? {
+                continue;
+            }
+            json.object(room.room_id.as_str());
+            json.member("membership", &Membership::Leave.as_str());
+            json.member("bump_stamp", &self.position.get());
+            json.array("required_state");
+            json.element(&self.own_leave(&departed));
+            json.close_array();
+            json.array("timeline");
+            json.close_array();
+            json.close();
+        }
+        Ok(left)
+    }
+
+    /// The reader's own member event of a deleted room, as far as it is remembered.
+    fn own_leave(&self, departed: &DepartedRoomRow) -> Vec<u8> {
+        let user_id = &self.request.caller.user_id;
+        let unknown = || format!("$left-{}", departed.room.0);
+        let event = json!({
+            "type": "m.room.member",
+            "state_key": user_id,
+            "sender": user_id,
+            "content": { "membership": "leave" },
+            "event_id": departed.event_id.clone().unwrap_or_else(unknown),
+            "origin_server_ts": departed.at_ms,
+        });
+        event.to_string().into_bytes()
     }
 }

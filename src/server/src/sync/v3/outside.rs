@@ -55,7 +55,29 @@ impl Answering<'_> {
         for left in &self.plan.left {
             self.write_left_room(json, *left).await?;
         }
+        self.write_departed(json).await?;
         json.close_unless_empty(start, inside);
+        Ok(())
+    }
+
+    /// Writes rooms that were left since and are deleted now: nothing of them but that they are left.
+    async fn write_departed(&self, json: &mut Json) -> Result<(), Error> {
+        let Some(since) = self.since() else { return Ok(()) };
+        let inner = self.inner;
+        let user = self.request.caller.user;
+        for departed in inner.memberships.departed(user, since, self.position).await? {
+            let room = inner.sources.rooms.get(departed.room).await?;
+            if !self.filter.rooms.contains(&room.room_id) || inner.is_back(&room, &self.rooms).await? {
+                continue;
+            }
+            json.object(room.room_id.as_str());
+            json.object("timeline");
+            json.array("events");
+            json.close_array();
+            json.member("limited", &false);
+            json.close();
+            json.close();
+        }
         Ok(())
     }
 
