@@ -21,6 +21,7 @@ mod fan_out;
 mod federation;
 mod figure;
 mod grown;
+mod media;
 mod members;
 mod partner;
 mod people;
@@ -52,6 +53,8 @@ enum Command {
     Grown(grown::Grown),
     /// Measures what another server sends, and joins of its large rooms.
     Federation(federation::Federation),
+    /// Measures files: a large one, small ones, pictures with their thumbnails.
+    Media(media::Media),
     /// Measures a message, a membership change and a fork in rooms with few and many members.
     Members(members::Members),
 }
@@ -114,6 +117,7 @@ fn main() -> anyhow::Result<()> {
         Some(Command::Federation(plan)) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(federation::run(&plan))
         }
+        Some(Command::Media(plan)) => driver()?.block_on(media::run(&plan)),
         Some(Command::Grown(grown)) => driver()?.block_on(grown::run(&grown)),
         None => driver()?.block_on(scenarios::run(&arguments.plan)),
     }

@@ -123,6 +123,23 @@ impl Database {
         ))
     }
 
+    /// Three rows of three tables, one consistent snapshot.
+    pub async fn get_three<A: Table, B: Table, C: Table>(
+        &self,
+        first: &A::Key,
+        second: &B::Key,
+        third: &C::Key,
+    ) -> Result<(Option<A::Value>, Option<B::Value>, Option<C::Value>), Error> {
+        let keys = [storage_key::<A>(first).0, storage_key::<B>(second).0, storage_key::<C>(third).0];
+        let mut rows = self.store.multi_get(&keys).await?.into_iter();
+        let [first, second, third] = [(); 3].map(|()| rows.next().flatten());
+        Ok((
+            first.map(|value| decode::<A>(&value)).transpose()?,
+            second.map(|value| decode::<B>(&value)).transpose()?,
+            third.map(|value| decode::<C>(&value)).transpose()?,
+        ))
+    }
+
     /// The rows under `keys`, one consistent snapshot, in their order. At most 1,000.
     pub async fn multi_get<T: Table>(&self, keys: &[T::Key]) -> Result<Vec<Option<T::Value>>, Error> {
         if keys.is_empty() {

@@ -66,7 +66,12 @@ impl Writer {
 }
 
 /// Forgets that an event names or carries a file, and has somebody look at the file.
-fn loosen(key: (RoomNumber, EventNumber, Hash128), row: EventMediaRow, now_ms: u64, write: &mut Write) {
+pub(in crate::rooms) fn loosen(
+    key: (RoomNumber, EventNumber, Hash128),
+    row: EventMediaRow,
+    now_ms: u64,
+    write: &mut Write,
+) {
     let (room, event, file) = key;
     write.delete::<EventMedia>(&key);
     write.delete::<MediaReference>(&(file, room, event));
