@@ -163,7 +163,7 @@ impl Media {
             arrived: Notify::new(),
             to_scan: Notify::new(),
             scanning: tokio::sync::Mutex::default(),
-            scan_folder: now.server.data_dir.join("scan"),
+            scan_folder: now.server.data_dir.join("media-scan"),
             tasks,
             rooms,
             egress,

@@ -28,8 +28,10 @@ mod icap;
 const AT_ONCE: usize = 4;
 /// The first pause after the scanner did not judge a file.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
+/// The longest pause before it is asked about the same file again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// The longest pause after it judged none of the files that it was asked about.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 /// How often is looked for what waits, though nothing is known to.
 const IDLE: Duration = Duration::from_secs(600);
 /// Longest text of a finding that is kept, in letters.
@@ -103,7 +105,7 @@ pub(super) fn start(media: &Media) {
                         tracing::warn!(%error, "files could not be given to the scanner; trying again");
                     }
                     failures = failures.saturating_add(1);
-                    retry::pause(failures, FIRST_PAUSE, LONGEST_PAUSE, &media.0.random)
+                    retry::pause(failures, FIRST_PAUSE, LONGEST_REST, &media.0.random)
                 }
             };
             tokio::select! {
