@@ -7,10 +7,7 @@
 use std::{
     net::SocketAddr,
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -211,7 +208,7 @@ fn path_of(what: &str, uri: &str, query: &str) -> String {
 }
 
 /// Many small files up, then down.
-async fn small(server: &Server, people: &mut Vec<Client>, count: usize) -> anyhow::Result<Vec<Figure>> {
+async fn small(server: &Server, people: &mut [Client], count: usize) -> anyhow::Result<Vec<Figure>> {
     let meter = Meter::start(server.process);
     let up = all(people, count, async |person: &mut Client, file| {
         let mut bytes = vec![0; SMALL];
@@ -224,7 +221,6 @@ async fn small(server: &Server, people: &mut Vec<Client>, count: usize) -> anyho
     });
     let (latencies, uris) = up.await?;
     let up = meter.stop("64 KiB up", latencies);
-    let uris = Arc::new(uris);
     let meter = Meter::start(server.process);
     let down = all(people, count, async |person: &mut Client, file| {
         fetched(person, &path_of("download", uris.get(file).context("no file")?, "")).await?;
@@ -238,7 +234,7 @@ async fn small(server: &Server, people: &mut Vec<Client>, count: usize) -> anyho
 }
 
 /// Pictures up, and five thumbnails of each down; then the thumbnails once more.
-async fn pictures(server: &Server, people: &mut Vec<Client>, count: usize) -> anyhow::Result<Vec<Figure>> {
+async fn pictures(server: &Server, people: &mut [Client], count: usize) -> anyhow::Result<Vec<Figure>> {
     let picture = Picture::new();
     let meter = Meter::start(server.process);
     let first = all(people, count, async |person: &mut Client, file| {

@@ -61,6 +61,7 @@ pub enum Whose {
 
 /// Which files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each narrows the selection by itself")]
 pub struct Selection {
     /// Whose.
     pub whose: Whose,
