@@ -276,7 +276,7 @@ impl Media {
 /// What a scanner says, on one line of a reasonable length.
 fn shown(said: &str) -> String {
     let printable = said.trim().chars().map(|letter| if letter.is_control() { ' ' } else { letter });
-    printable.take(FINDING_LETTERS_MAX).collect()
+    printable.take(FINDING_LETTERS_MAX).collect::<String>().trim().to_owned()
 }
 
 #[cfg(test)]
