@@ -85,7 +85,7 @@ fn query_of(filter: &MediaFilter) -> String {
     for (name, value) in pairs {
         if let Some(value) = value {
             query.push(if query.is_empty() { '?' } else { '&' });
-            query.push_str(&format!("{name}={}", percent::encoded(value)));
+            query.extend([name, "=", percent::encoded(value).as_str()]);
         }
     }
     query

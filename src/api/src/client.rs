@@ -7,6 +7,7 @@ pub mod appservice;
 pub mod backup;
 pub mod capabilities;
 pub mod contact;
+pub mod dehydrated_device;
 pub mod delayed_event;
 pub mod device;
 pub mod directory;

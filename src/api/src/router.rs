@@ -53,6 +53,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::presence::routes(routes);
     let routes = client::to_device::routes(routes);
     let routes = client::keys::routes(routes);
+    let routes = client::dehydrated_device::routes(routes);
     let routes = client::backup::routes(routes);
     let routes = client::room::routes(routes);
     let routes = client::membership::routes(routes);

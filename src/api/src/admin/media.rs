@@ -35,7 +35,7 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 /// `GET /_allod/admin/v1/media?user=…&room=…&whose=…&older_than=…&unused_for=…&larger_than=…`
 async fn list_media(app: App, (): (), request: PlainRequest) -> Result<Response> {
     let (selection, _) = selection(&app, &request).await?;
-    answer(&app.media.list(selection).await?)
+    Ok(answer(&app.media.list(selection).await?))
 }
 
 /// `DELETE /_allod/admin/v1/media?user=…&room=…&whose=…&older_than=…&unused_for=…&larger_than=…`
@@ -44,12 +44,12 @@ async fn delete_media(app: App, (): (), request: PlainRequest) -> Result<Respons
     if !narrowed {
         return Err(Error::missing_param("Say which files: all of them are not deleted at once"));
     }
-    answer(&app.media.delete_selected(Selection { but_protected: true, ..selection }).await?)
+    Ok(answer(&app.media.delete_selected(Selection { but_protected: true, ..selection }).await?))
 }
 
-fn answer(files: &[MediaInfo]) -> Result<Response> {
+fn answer(files: &[MediaInfo]) -> Response {
     let files: Vec<Value> = files.iter().map(info_json).collect();
-    Ok(json_bytes(json!({ "media": files }).to_string()))
+    json_bytes(json!({ "media": files }).to_string())
 }
 
 /// `GET /_allod/admin/v1/media/{server}/{media_id}`

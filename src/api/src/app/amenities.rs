@@ -54,10 +54,13 @@ impl Amenities {
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(accounts.users().clone(), profiles.clone(), rooms.clone());
-        let remote_keys = client.clone().map(|client| {
-            let users = accounts.users().clone();
-            RemoteKeys::new(database.clone(), users, rooms.clone(), client, clock.clone())
-        });
+        let remote_keys = match client.clone() {
+            Some(client) => {
+                let users = accounts.users().clone();
+                Some(RemoteKeys::open(database.clone(), users, rooms.clone(), client, clock.clone()).await?)
+            }
+            None => None,
+        };
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let bucket = media::bucket(&config.get(), egress).map_err(media::OpenError::from)?;

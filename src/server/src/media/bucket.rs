@@ -178,7 +178,8 @@ impl Elsewhere for Bucket {
     ) -> Soon<'_, Option<(Box<dyn ElsewhereReader>, u64)>> {
         Box::pin(async move {
             let opened = self.read(name, from, length).await?;
-            Ok(opened.map(|(reading, size)| (Box::new(reading) as Box<dyn ElsewhereReader>, size)))
+            let boxed = |(reading, size)| -> (Box<dyn ElsewhereReader>, u64) { (Box::new(reading), size) };
+            Ok(opened.map(boxed))
         })
     }
 

@@ -38,15 +38,15 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .route(&Method::POST, &path("purge_media_cache"), purge_cache)
 }
 
-fn ok(body: &Value) -> Result<Response> {
-    Ok(json_bytes(body.to_string()))
+fn ok(body: &Value) -> Response {
+    json_bytes(body.to_string())
 }
 
 fn uri(info: &MediaInfo) -> String {
     format!("mxc://{}/{}", info.server, info.media_id)
 }
 
-fn deleted(files: &[MediaInfo]) -> Result<Response> {
+fn deleted(files: &[MediaInfo]) -> Response {
     let ids: Vec<&str> = files.iter().map(|info| info.media_id.as_str()).collect();
     ok(&json!({ "deleted_media": ids, "total": ids.len() }))
 }
@@ -84,14 +84,14 @@ async fn get_media(app: App, _: Admin, request: PlainRequest) -> Result<Response
         fields.insert("media_origin".to_owned(), json!(info.server));
         fields.insert("user_id".to_owned(), json!(info.uploader));
     }
-    ok(&json!({ "media_info": media_info }))
+    Ok(ok(&json!({ "media_info": media_info })))
 }
 
 /// `DELETE /_synapse/admin/v1/media/{server_name}/{media_id}`
 async fn delete_one(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let (server, media_id) = file(&request)?;
     app.media.delete(&server, media_id).await?;
-    ok(&json!({ "deleted_media": [media_id], "total": 1 }))
+    Ok(ok(&json!({ "deleted_media": [media_id], "total": 1 })))
 }
 
 /// `POST /_synapse/admin/v1/media/delete?before_ts=…&size_gt=…&keep_profiles=…`
@@ -106,33 +106,33 @@ async fn delete_many(app: App, _: Admin, request: PlainRequest) -> Result<Respon
         but_protected: true,
         ..Selection::default()
     };
-    deleted(&app.media.delete_selected(selection).await?)
+    Ok(deleted(&app.media.delete_selected(selection).await?))
 }
 
 /// `POST /_synapse/admin/v1/media/quarantine/{server_name}/{media_id}`
 async fn quarantine(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let (server, media_id) = file(&request)?;
     app.media.set_quarantined(&server, media_id, true).await?;
-    ok(&json!({}))
+    Ok(ok(&json!({})))
 }
 
 /// `POST /_synapse/admin/v1/media/unquarantine/{server_name}/{media_id}`
 async fn unquarantine(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let (server, media_id) = file(&request)?;
     app.media.set_quarantined(&server, media_id, false).await?;
-    ok(&json!({}))
+    Ok(ok(&json!({})))
 }
 
 /// `POST /_synapse/admin/v1/media/protect/{media_id}`
 async fn protect(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     app.media.set_protected(app.users.server_name(), first(&request), true).await?;
-    ok(&json!({}))
+    Ok(ok(&json!({})))
 }
 
 /// `POST /_synapse/admin/v1/media/unprotect/{media_id}`
 async fn unprotect(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     app.media.set_protected(app.users.server_name(), first(&request), false).await?;
-    ok(&json!({}))
+    Ok(ok(&json!({})))
 }
 
 /// `GET /_synapse/admin/v1/room/{room_id}/media`
@@ -142,21 +142,21 @@ async fn of_room(app: App, _: Admin, request: PlainRequest) -> Result<Response> 
     let own = app.users.server_name().as_str();
     let (local, remote): (Vec<_>, Vec<_>) = found.iter().partition(|info| info.server == own);
     let uris = |files: Vec<&MediaInfo>| files.into_iter().map(uri).collect::<Vec<_>>();
-    ok(&json!({ "local": uris(local), "remote": uris(remote) }))
+    Ok(ok(&json!({ "local": uris(local), "remote": uris(remote) })))
 }
 
 /// `POST /_synapse/admin/v1/room/{room_id}/media/quarantine`
 async fn quarantine_room(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let whose = room_of(&app, first(&request)).await?;
     let count = app.media.quarantine_selected(Selection { whose, ..Selection::default() }).await?;
-    ok(&json!({ "num_quarantined": count }))
+    Ok(ok(&json!({ "num_quarantined": count })))
 }
 
 /// `POST /_synapse/admin/v1/user/{user_id}/media/quarantine`
 async fn quarantine_user(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let whose = Whose::User(user_number(&app, first(&request)).await?);
     let count = app.media.quarantine_selected(Selection { whose, ..Selection::default() }).await?;
-    ok(&json!({ "num_quarantined": count }))
+    Ok(ok(&json!({ "num_quarantined": count })))
 }
 
 /// `GET /_synapse/admin/v1/users/{user_id}/media?limit=…&from=…`: the newest first.
@@ -174,14 +174,14 @@ async fn of_user(app: App, _: Admin, request: PlainRequest) -> Result<Response> 
     if let (true, Some(fields)) = (end < total, body.as_object_mut()) {
         fields.insert("next_token".to_owned(), json!(end));
     }
-    ok(&body)
+    Ok(ok(&body))
 }
 
 /// `DELETE /_synapse/admin/v1/users/{user_id}/media`
 async fn delete_of_user(app: App, _: Admin, request: PlainRequest) -> Result<Response> {
     let whose = Whose::User(user_number(&app, first(&request)).await?);
     let selection = Selection { whose, but_protected: true, ..Selection::default() };
-    deleted(&app.media.delete_selected(selection).await?)
+    Ok(deleted(&app.media.delete_selected(selection).await?))
 }
 
 /// `POST /_synapse/admin/v1/purge_media_cache?before_ts=…`
@@ -194,5 +194,5 @@ async fn purge_cache(app: App, _: Admin, request: PlainRequest) -> Result<Respon
         but_protected: true,
         ..Selection::default()
     };
-    ok(&json!({ "deleted": app.media.delete_selected(selection).await?.len() }))
+    Ok(ok(&json!({ "deleted": app.media.delete_selected(selection).await?.len() })))
 }

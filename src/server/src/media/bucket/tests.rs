@@ -33,7 +33,8 @@ async fn large_objects(blobs: &Blobs) {
 #[tokio::test]
 async fn an_object_store_in_memory() {
     let store = Arc::new(InMemory::new());
-    let blobs = over(Arc::clone(&store) as Arc<dyn ObjectStore>);
+    let shared: Arc<dyn ObjectStore> = store.clone();
+    let blobs = over(shared);
     suite(&blobs).await;
     large_objects(&blobs).await;
     assert!(store.head(&path(ONE)).await.is_err(), "nothing is left");
