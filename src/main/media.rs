@@ -80,7 +80,7 @@ fn query_of(filter: &MediaFilter) -> String {
         [("waiting", filter.waiting), ("quarantined", filter.quarantined)].iter().filter(|(_, on)| *on)
     {
         query.push(if query.is_empty() { '?' } else { '&' });
-        query.push_str(&format!("{name}=1"));
+        query.extend([*name, "=1"]);
     }
     for (name, value) in pairs {
         if let Some(value) = value {

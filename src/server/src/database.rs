@@ -59,6 +59,10 @@ impl std::fmt::Debug for Database {
     }
 }
 
+/// Rows of three tables, where they are there.
+pub type ThreeRows<A, B, C> =
+    (Option<<A as Table>::Value>, Option<<B as Table>::Value>, Option<<C as Table>::Value>);
+
 /// Row of [`Meta`] that holds the key of the hashes in keys.
 const META_HASH_KEY: u8 = 1;
 
@@ -129,7 +133,7 @@ impl Database {
         first: &A::Key,
         second: &B::Key,
         third: &C::Key,
-    ) -> Result<(Option<A::Value>, Option<B::Value>, Option<C::Value>), Error> {
+    ) -> Result<ThreeRows<A, B, C>, Error> {
         let keys = [storage_key::<A>(first).0, storage_key::<B>(second).0, storage_key::<C>(third).0];
         let mut rows = self.store.multi_get(&keys).await?.into_iter();
         let [first, second, third] = [(); 3].map(|()| rows.next().flatten());

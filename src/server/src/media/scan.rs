@@ -132,11 +132,8 @@ impl Media {
     pub(super) async fn scan_due(&self) -> Result<Round, Error> {
         let _one_at_a_time = self.0.scanning.lock().await;
         let options = self.options();
-        let scanner = match Scanner::of(&options.scan) {
-            Ok(Some(scanner)) => scanner,
-            // What waits goes on waiting: nobody has found it clean.
-            Ok(None) | Err(_) => return Ok(Round::default()),
-        };
+        // Without one, what waits goes on waiting: nobody has found it clean.
+        let Ok(Some(scanner)) = Scanner::of(&options.scan) else { return Ok(Round::default()) };
         let now_ms = self.0.clock.now_ms();
         let waiting = self.0.database.scan_all(Range::<WaitingScan>::whole()).await?;
         let (mut due, later): (Vec<_>, Vec<_>) =
