@@ -76,6 +76,12 @@ fn query_of(filter: &MediaFilter) -> String {
         ("larger_than", &filter.larger_than),
     ];
     let mut query = String::new();
+    for (name, _) in
+        [("waiting", filter.waiting), ("quarantined", filter.quarantined)].iter().filter(|(_, on)| *on)
+    {
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.extend([*name, "=1"]);
+    }
     for (name, value) in pairs {
         if let Some(value) = value {
             query.push(if query.is_empty() { '?' } else { '&' });
@@ -101,5 +107,13 @@ fn show(file: &Value, json: bool) -> anyhow::Result<()> {
         |key: &str| if file.get(key) == Some(&Value::Bool(true)) { format!(" {key}") } else { String::new() };
     let marks = [mark("quarantined"), mark("protected"), mark("restricted")].concat();
     let (uri, uploader) = (text(file, "uri"), text(file, "uploader"));
-    say(&format!("{uri} {} bytes {} {uploader}{marks}", bytes_of(file), text(file, "content_type")))
+    let waiting =
+        if file.get("waiting_since_ms").is_some_and(Value::is_u64) { " waiting for the scanner" } else { "" };
+    let found = text(file, "finding");
+    let found = if found.is_empty() { String::new() } else { format!(" infected: {found}") };
+    say(&format!(
+        "{uri} {} bytes {} {uploader}{marks}{waiting}{found}",
+        bytes_of(file),
+        text(file, "content_type")
+    ))
 }

@@ -22,6 +22,7 @@ mod federation;
 mod figure;
 mod grown;
 mod keys;
+mod media;
 mod members;
 mod partner;
 mod people;
@@ -55,6 +56,8 @@ enum Command {
     Federation(federation::Federation),
     /// Measures queries of many users' keys, and claims of one-time keys of many devices.
     Keys(keys::Keys),
+    /// Measures files: a large one, small ones, pictures with their thumbnails.
+    Media(media::Media),
     /// Measures a message, a membership change and a fork in rooms with few and many members.
     Members(members::Members),
 }
@@ -118,6 +121,7 @@ fn main() -> anyhow::Result<()> {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(federation::run(&plan))
         }
         Some(Command::Keys(keys)) => driver()?.block_on(keys::run(&keys)),
+        Some(Command::Media(plan)) => driver()?.block_on(media::run(&plan)),
         Some(Command::Grown(grown)) => driver()?.block_on(grown::run(&grown)),
         None => driver()?.block_on(scenarios::run(&arguments.plan)),
     }

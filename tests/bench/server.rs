@@ -113,14 +113,22 @@ impl Server {
         data_dir: &Path,
         authority: &Path,
     ) -> anyhow::Result<Self> {
+        let options = format!(
+            "[egress]\nallowed_networks = [\"127.0.0.0/8\"]\n\
+             [federation]\nmode = \"open\"\ncertificate_authorities = [\"{}\"]\n",
+            authority.display(),
+        );
+        Self::with_options(binary, data_dir, &options).await
+    }
+
+    /// Starts allod with further sections of its configuration.
+    pub(crate) async fn with_options(binary: &Path, data_dir: &Path, options: &str) -> anyhow::Result<Self> {
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let config = format!(
             "[server]\nname = \"{address}\"\ndata_dir = \"{}\"\n[listeners]\nclient = [\"{address}\"]\n\
              [accounts]\nregistration = \"open\"\npassword_memory = \"8 KiB\"\npassword_iterations = 1\n\
-             [limits]\nrates = false\n[egress]\nallowed_networks = [\"127.0.0.0/8\"]\n\
-             [federation]\nmode = \"open\"\ncertificate_authorities = [\"{}\"]\n",
+             [limits]\nrates = false\n{options}",
             data_dir.join("data").display(),
-            authority.display(),
         );
         let file = data_dir.join("allod.toml");
         std::fs::write(&file, config)?;

@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod events;
+mod hostile;
 
 /// As large as the default configuration allows.
 const LARGE: usize = 100 << 20;

@@ -30,7 +30,7 @@ pub(crate) enum Media {
     /// Deletes a file, or all that the options say but those that are protected.
     Delete {
         /// Its address: mxc://SERVER/ID.
-        #[arg(conflicts_with_all = ["user", "room", "ours", "others", "older_than", "unused_for", "larger_than"])]
+        #[arg(conflicts_with_all = ["user", "room", "ours", "others", "older_than", "unused_for", "larger_than", "waiting", "quarantined"])]
         file: Option<String>,
         #[command(flatten)]
         filter: MediaFilter,
@@ -47,7 +47,7 @@ pub(crate) enum Media {
     Quarantine {
         /// Its address: mxc://SERVER/ID.
         file: String,
-        /// Let it back in.
+        /// Let it back in, whatever the scanner says of it.
         #[arg(long)]
         undo: bool,
         #[command(flatten)]
@@ -67,6 +67,7 @@ pub(crate) enum Media {
 
 /// Which files.
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the command line")]
 pub(crate) struct MediaFilter {
     /// Those that this user uploaded.
     #[arg(long, value_name = "USER", conflicts_with_all = ["room", "ours", "others"])]
@@ -86,6 +87,12 @@ pub(crate) struct MediaFilter {
     /// Those that nobody has fetched for so long, such as "30 d".
     #[arg(long, value_name = "TIME")]
     pub(crate) unused_for: Option<String>,
+    /// Those that wait for the scanner.
+    #[arg(long)]
+    pub(crate) waiting: bool,
+    /// Those that are in quarantine.
+    #[arg(long)]
+    pub(crate) quarantined: bool,
     /// Those that are larger than this, such as "10 MiB".
     #[arg(long, value_name = "SIZE")]
     pub(crate) larger_than: Option<String>,

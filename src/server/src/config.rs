@@ -24,6 +24,7 @@ mod push;
 mod read;
 mod reload;
 mod rooms;
+mod scan;
 mod secret;
 mod server;
 mod storage;
@@ -48,6 +49,7 @@ pub use self::{
     read::{Overrides, Problem, Problems, load, parse},
     reload::{Change, Live},
     rooms::{Encrypt, ROOM_VERSIONS, Rooms, Who},
+    scan::{IcapAddress, SCAN_FILE, Scanner},
     secret::{Secret, SecretError, SecretFile},
     server::Server,
     storage::{Storage, available_bytes},

@@ -59,6 +59,10 @@ impl std::fmt::Debug for Database {
     }
 }
 
+/// Rows of three tables, where they are there.
+pub type ThreeRows<A, B, C> =
+    (Option<<A as Table>::Value>, Option<<B as Table>::Value>, Option<<C as Table>::Value>);
+
 /// Row of [`Meta`] that holds the key of the hashes in keys.
 const META_HASH_KEY: u8 = 1;
 
@@ -120,6 +124,23 @@ impl Database {
         Ok((
             first.map(|value| decode::<A>(&value)).transpose()?,
             second.map(|value| decode::<B>(&value)).transpose()?,
+        ))
+    }
+
+    /// Three rows of three tables, one consistent snapshot.
+    pub async fn get_three<A: Table, B: Table, C: Table>(
+        &self,
+        first: &A::Key,
+        second: &B::Key,
+        third: &C::Key,
+    ) -> Result<ThreeRows<A, B, C>, Error> {
+        let keys = [storage_key::<A>(first).0, storage_key::<B>(second).0, storage_key::<C>(third).0];
+        let mut rows = self.store.multi_get(&keys).await?.into_iter();
+        let [first, second, third] = [(); 3].map(|()| rows.next().flatten());
+        Ok((
+            first.map(|value| decode::<A>(&value)).transpose()?,
+            second.map(|value| decode::<B>(&value)).transpose()?,
+            third.map(|value| decode::<C>(&value)).transpose()?,
         ))
     }
 

@@ -13,10 +13,12 @@ mod outbound;
 mod register;
 mod trust;
 mod web;
+mod wire;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+pub(crate) use self::wire::{WireReader, WireWriter};
 pub use self::{
     address::is_allowed,
     names::{NameError, Names, Service},
@@ -109,10 +111,11 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            // Where application services and the object store are is said by the configuration, mostly within the same
+            // Where application services, the object store and the scanner are is said by the configuration, mostly within the same
             // machine or network.
             .filter(|address| {
-                matches!(purpose, Purpose::Appservice | Purpose::Objects) || is_allowed(*address, allowed)
+                matches!(purpose, Purpose::Appservice | Purpose::Objects | Purpose::Scanner)
+                    || is_allowed(*address, allowed)
             })
             .map(|address| SocketAddr::new(address, port))
             .collect();
@@ -170,7 +173,8 @@ impl Egress {
             | Purpose::Push
             | Purpose::Preview
             | Purpose::Appservice
-            | Purpose::Objects => Ok(()),
+            | Purpose::Objects
+            | Purpose::Scanner => Ok(()),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! Equal files of one person are one blob; files of different people never are, so that nobody learns from an upload
 //! what others have.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use allod_storage::{BlobName, BlobReader, Blobs, CommitError};
 use ruma::{OwnedServerName, ServerName};
@@ -18,6 +18,7 @@ use crate::{
     clock::Clock,
     config::{self, Live},
     database::{Database, Error, Range, Write},
+    egress::Egress,
     federation::client::FederationClient,
     named_media,
     numbers::{Hash128, UserNumber},
@@ -39,6 +40,7 @@ mod picture;
 mod preview;
 mod remote;
 mod remove;
+mod scan;
 mod strip;
 mod sweep;
 mod thumbnail;
@@ -80,6 +82,8 @@ pub struct MediaSources {
     pub random: Random,
     /// Where background tasks are started.
     pub tasks: Tasks,
+    /// The gate to other machines.
+    pub egress: Egress,
     /// Requests to other servers; none where federation is off.
     pub client: Option<FederationClient>,
     /// Where files are kept, if not in a folder.
@@ -102,12 +106,19 @@ struct Inner {
     random: Random,
     tasks: Tasks,
     rooms: Rooms,
+    egress: Egress,
     thumbnails: thumbnail::Thumbnails,
     remote: remote::Remote,
     /// Held by who removes old files of other servers.
     making_room: tokio::sync::Mutex<()>,
-    /// A file has come for which someone may be waiting.
+    /// A file has come, or was let go by the scanner, for which someone may be waiting.
     arrived: Notify,
+    /// A file has come for the scanner to look at.
+    to_scan: Notify,
+    /// Held by who asks the scanner.
+    scanning: tokio::sync::Mutex<()>,
+    /// What the scanner is given in files of their own.
+    scan_folder: PathBuf,
 }
 
 /// Why media could not be opened.
@@ -127,7 +138,7 @@ pub enum OpenError {
 impl Media {
     /// Opens the folder, or memory where the rows are in memory too, and starts the removal of what is left over.
     pub async fn open(sources: MediaSources) -> Result<Self, OpenError> {
-        let MediaSources { database, config, clock, random, tasks, client, bucket, rooms } = sources;
+        let MediaSources { database, config, clock, random, tasks, egress, client, bucket, rooms } = sources;
         let now = config.get();
         let blobs = if let Some(bucket) = bucket {
             bucket
@@ -150,11 +161,16 @@ impl Media {
             remote: remote::Remote::new(client),
             making_room: tokio::sync::Mutex::default(),
             arrived: Notify::new(),
+            to_scan: Notify::new(),
+            scanning: tokio::sync::Mutex::default(),
+            scan_folder: now.server.data_dir.join("media-scan"),
             tasks,
             rooms,
+            egress,
         }));
         media.mark_beginning().await?;
         loose::start(&media);
+        scan::start(&media);
         sweep::start(&media, left_over.into_iter().map(|(name, _)| BlobName(name)).collect());
         Ok(media)
     }

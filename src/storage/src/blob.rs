@@ -101,6 +101,14 @@ impl Blobs {
         }
     }
 
+    /// Where a blob is a file of this machine; it may not be there. Whoever reads it there changes nothing.
+    pub fn path(&self, name: BlobName) -> Option<std::path::PathBuf> {
+        match &self.0 {
+            Place::Directory(directory) => Some(directory.path(name)),
+            Place::Memory(_) | Place::Elsewhere(_) => None,
+        }
+    }
+
     /// Bytes that this process may still write there; `None` where nobody knows.
     pub fn free_bytes(&self) -> io::Result<Option<u64>> {
         match &self.0 {

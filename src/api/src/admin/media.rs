@@ -98,6 +98,8 @@ fn info_json(info: &MediaInfo) -> Value {
         "quarantined": info.quarantined,
         "protected": info.protected,
         "restricted": info.restricted,
+        "waiting_since_ms": info.waiting_since_ms,
+        "finding": info.finding,
     })
 }
 
@@ -139,6 +141,8 @@ async fn selection(app: &App, request: &PlainRequest) -> Result<(Selection, bool
         unused_since_ms: ago("unused_for")?,
         made_before_ms: ago("older_than")?,
         larger_than_bytes: size.map(|size| size.0),
+        waiting: parameter(request, "waiting").is_some(),
+        quarantined: parameter(request, "quarantined").is_some(),
         but_kept: parameter(request, "but_kept").is_some(),
         but_protected: false,
     };

@@ -70,6 +70,7 @@ impl Amenities {
             clock: clock.clone(),
             random,
             tasks,
+            egress: egress.clone(),
             client,
             bucket,
             rooms: rooms.clone(),

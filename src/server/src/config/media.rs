@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     option::section,
+    scan::Scanner,
     secret::SecretFile,
     value::{ByteSize, Interval},
 };
@@ -24,6 +25,15 @@ section! {
         bucket_key: Option<String> = None => "allod";
         /// The file with the secret of that key.
         bucket_secret: Option<SecretFile> = None => "/etc/allod/bucket.secret";
+        /// What looks at each file before anybody can fetch it: a program and its arguments, in one of which {file} is the
+        /// path of the file, which otherwise is its standard input; or the address of an ICAP service. The program says by
+        /// its exit code that a file is clean (0) or infected (1); anything else counts as out of order. Until a file is
+        /// found clean, who asks for it is told that it is not there yet; what is infected goes into quarantine
+        /// (`allod media list --quarantined`). While the scanner is out of order, files are taken and wait for it.
+        /// Empty: nothing is scanned.
+        scan: Vec<String> = Vec::new() => "[\"/usr/bin/clamdscan\", \"--no-summary\", \"-\"]", Reloaded;
+        /// How long the scanner may take for one file.
+        scan_time: Interval = Interval::seconds(120), Reloaded;
         /// Largest file that can be uploaded, or is fetched of another server.
         upload_size: ByteSize = ByteSize::mib(100), Reloaded;
         /// How much one person may keep here in all. Not set: no limit.
@@ -59,6 +69,9 @@ section! {
         let mut problems = Vec::new();
         if media.upload_size.0 == 0 {
             problems.push(("upload_size", "nothing could be uploaded; give it a size".to_owned()));
+        }
+        if let Err(problem) = Scanner::of(&media.scan) {
+            problems.push(("scan", problem));
         }
         if media.bucket.is_some() {
             for (name, missing) in [

@@ -22,11 +22,14 @@ pub enum Purpose {
     Preview,
     /// The object store of media, which the configuration names.
     Objects,
+    /// The scanner of media, which the configuration names.
+    Scanner,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 5] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects];
+    pub const ALL: [Self; 6] =
+        [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects, Self::Scanner];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Purpose {
             Self::Appservice => "application services",
             Self::Preview => "previews of links",
             Self::Objects => "object storage",
+            Self::Scanner => "scanner",
         }
     }
 
@@ -47,6 +51,7 @@ impl Purpose {
             Self::Appservice => 3,
             Self::Preview => 4,
             Self::Objects => 5,
+            Self::Scanner => 6,
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
         Rooms,
         send::{AttachedMedia, Caller},
     },
-    tables::media::{MediaFile, MediaRestriction, MediaRow, Restriction},
+    tables::media::{MediaFile, MediaRestriction, MediaRow, Restriction, WaitingScan},
 };
 
 /// Most files that are attached to one event.
@@ -66,6 +66,16 @@ impl Media {
     /// A file and who may fetch it, as of one moment.
     pub(super) async fn file(&self, key: Hash128) -> Result<(Option<MediaRow>, Option<Restriction>), Error> {
         self.0.database.get_two::<MediaFile, MediaRestriction>(&key, &key).await
+    }
+
+    /// The same, and whether the scanner has not found it clean yet.
+    pub(super) async fn held_file(
+        &self,
+        key: Hash128,
+    ) -> Result<(Option<MediaRow>, Option<Restriction>, bool), Error> {
+        let database = &self.0.database;
+        let found = database.get_three::<MediaFile, MediaRestriction, WaitingScan>(&key, &key, &key).await?;
+        Ok((found.0, found.1, found.2.is_some()))
     }
 
     /// Whether a file may be fetched by who wants it.

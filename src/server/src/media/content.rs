@@ -69,7 +69,7 @@ pub enum ContentError {
     /// It is attached to an event that the caller may not read, or to nothing yet.
     #[error("you may not fetch this file")]
     Forbidden,
-    /// It has not been uploaded yet.
+    /// It has not been uploaded yet, or the scanner has not found it clean yet.
     #[error("the file has not been uploaded yet")]
     NotYetUploaded,
     /// Another server did not give it.
@@ -144,7 +144,7 @@ impl Media {
             // Listens before it looks, so that what comes between is heard.
             let mut arrived = std::pin::pin!(self.0.arrived.notified());
             arrived.as_mut().enable();
-            let (row, restriction) = self.file(key).await?;
+            let (row, restriction, is_held) = self.held_file(key).await?;
             let Some(row) = row else {
                 if !wanted.remote || *wanted.server == self.0.server_name || !self.may_fetch(wanted) {
                     return Err(ContentError::NotFound);
@@ -168,8 +168,10 @@ impl Media {
                 {
                     return Err(refusal(wanted.asker));
                 }
-                self.saw(key, &row);
-                return Ok(Found { row, content, restriction });
+                if !is_held {
+                    self.saw(key, &row);
+                    return Ok(Found { row, content, restriction });
+                }
             }
             if timeout_at(deadline, arrived).await.is_err() {
                 return Err(ContentError::NotYetUploaded);

@@ -6,7 +6,10 @@ use super::{DAY_MS, Media, is_media_id, sweep::is_deletable};
 use crate::{
     database::{Error, Range},
     numbers::{Hash128, RoomNumber, UserNumber},
-    tables::media::{EventMedia, MediaFile, MediaKeeper, MediaOfUser, MediaRestriction, MediaRow},
+    tables::media::{
+        EventMedia, MediaFile, MediaFinding, MediaKeeper, MediaOfUser, MediaRestriction, MediaRow,
+        WaitingScan,
+    },
 };
 
 /// What is known of a file.
@@ -34,6 +37,10 @@ pub struct MediaInfo {
     pub protected: bool,
     /// Whether not everybody with an account may fetch it.
     pub restricted: bool,
+    /// Since when it waits for the scanner, in milliseconds since the Unix epoch; none if it does not.
+    pub waiting_since_ms: Option<u64>,
+    /// What the scanner found in it.
+    pub finding: Option<String>,
 }
 
 /// Whose files.
@@ -54,6 +61,7 @@ pub enum Whose {
 
 /// Which files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each narrows the selection by itself")]
 pub struct Selection {
     /// Whose.
     pub whose: Whose,
@@ -63,6 +71,10 @@ pub struct Selection {
     pub made_before_ms: Option<u64>,
     /// Those of more bytes.
     pub larger_than_bytes: Option<u64>,
+    /// Those that wait for the scanner.
+    pub waiting: bool,
+    /// Those that are in quarantine.
+    pub quarantined: bool,
     /// Leaves out what somebody has as their picture, or in a collection of stickers.
     pub but_kept: bool,
     /// Leaves out what is protected, and what is kept in quarantine so that it is not fetched again.
@@ -87,7 +99,11 @@ impl Media {
             Some(user) => self.0.rooms.user_id(user).await?,
             None => None,
         };
-        let restricted = self.0.database.get::<MediaRestriction>(&key).await?.is_some();
+        let (restriction, waiting, finding) = self
+            .0
+            .database
+            .get_three::<MediaRestriction, WaitingScan, MediaFinding>(&key, &key, &key)
+            .await?;
         let content = row.content.as_ref();
         Ok(MediaInfo {
             server: row.server.clone().unwrap_or_else(|| self.0.server_name.to_string()),
@@ -100,7 +116,9 @@ impl Media {
             file_name: content.and_then(|content| content.file_name.clone()),
             quarantined: row.quarantined,
             protected: row.protected,
-            restricted,
+            restricted: restriction.is_some(),
+            waiting_since_ms: waiting.map(|waiting| waiting.since_ms),
+            finding: finding.map(|found| found.finding),
         })
     }
 
@@ -191,7 +209,9 @@ impl Media {
         } && selection.unused_since_ms.is_none_or(|since_ms| used_ms <= since_ms)
             && selection.made_before_ms.is_none_or(|before_ms| row.created_ms < before_ms)
             && selection.larger_than_bytes.is_none_or(|larger| bytes > larger)
-            && (!selection.but_protected || is_deletable(row));
+            && (!selection.but_protected || is_deletable(row))
+            && (!selection.quarantined || row.quarantined);
+        let fits = fits && (!selection.waiting || self.0.database.get::<WaitingScan>(&key).await?.is_some());
         if !fits || !selection.but_kept {
             return Ok(fits);
         }

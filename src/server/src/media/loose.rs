@@ -16,7 +16,7 @@ use crate::{
     database::{Error, Range, Write},
     log::Happened,
     named_media::ATTACHED,
-    numbers::Hash128,
+    numbers::{Hash128, RoomNumber},
     tables::{
         Stamped,
         media::{LooseMedia, MediaFile, MediaKeeper, MediaMark, MediaRow, MediaSender},
@@ -86,6 +86,13 @@ impl Media {
             let (true, Some((last, _))) = (page.more, page.rows.last()) else { return Ok(()) };
             range = range.continued_after(last);
         }
+    }
+
+    /// Has the files go that only events of a room named or carried, with their thumbnails. For who removes the room: after
+    /// its task has ended, and before its rows go.
+    pub async fn let_go_of_room(&self, room: RoomNumber) -> Result<(), Error> {
+        while self.0.rooms.forget_media_of(room).await? {}
+        self.let_go().await
     }
 
     async fn let_go_of(&self, loose: &Loose) -> Result<(), Error> {

@@ -12,8 +12,9 @@ use crate::{
     named_media::{ATTACHED, NAMED},
     numbers::{Hash128, UserNumber},
     tables::media::{
-        LooseMedia, MediaContent, MediaFile, MediaKeeper, MediaOfUser, MediaReference, MediaRestriction,
-        MediaRow, MediaSender, MediaUsage, PendingMedia, SharedBlob, SharedBlobRow, Thumbnail, UsageRow,
+        LooseMedia, MediaContent, MediaFile, MediaFinding, MediaKeeper, MediaOfUser, MediaReference,
+        MediaRestriction, MediaRow, MediaSender, MediaUsage, PendingMedia, SharedBlob, SharedBlobRow,
+        Thumbnail, UsageRow, WaitingScan,
     },
 };
 
@@ -56,14 +57,23 @@ impl Media {
         Ok(deleted)
     }
 
-    /// Takes a file out of circulation, or lets it back in. One that is protected stays as it is.
+    /// Takes a file out of circulation, or lets it back in, whatever the scanner says or has not said of it. One that is
+    /// protected stays as it is.
     pub async fn set_quarantined(
         &self,
         server: &ServerName,
         media_id: &str,
         quarantined: bool,
     ) -> Result<(), RemoveError> {
-        self.change(server, media_id, |row| row.quarantined = quarantined && !row.protected).await
+        self.change(server, media_id, |row| row.quarantined = quarantined && !row.protected).await?;
+        if quarantined {
+            return Ok(());
+        }
+        let mut write = Write::new();
+        write.delete::<WaitingScan>(&self.key(server, media_id));
+        self.0.database.commit(write).await.map_err(Error::from)?;
+        self.0.arrived.notify_waiters();
+        Ok(())
     }
 
     /// Protects a file from quarantine and retention, or no longer does.
@@ -161,6 +171,8 @@ impl Media {
     async fn forget_readers(&self, write: &mut Write, key: Hash128, row: &MediaRow) -> Result<(), Error> {
         let database = &self.0.database;
         write.delete::<MediaRestriction>(&key);
+        write.delete::<WaitingScan>(&key);
+        write.delete::<MediaFinding>(&key);
         for kind in [NAMED, ATTACHED] {
             write.delete::<LooseMedia>(&(key, kind));
         }

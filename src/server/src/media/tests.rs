@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     config::{ByteSize, Config, Interval},
+    egress::Names,
     rooms,
     tables::{
         SPACES,
@@ -33,6 +34,7 @@ pub(super) async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture 
     let mut config = Config::default();
     config.media.folder = Some(folder.path().into());
     config.media.free_space = ByteSize(0);
+    config.server.data_dir = folder.path().join("data");
     change(&mut config.media);
     open(config, folder, Store::memory(SPACES), Clock::manual(1_700_000_000_000)).await
 }
@@ -47,6 +49,7 @@ async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fi
         clock: clock.clone(),
         random,
         tasks: tasks.clone(),
+        egress: Egress::new(Live::new(config.clone()), clock.clone(), Names::table(&[], &[])),
         client: None,
         bucket: None,
         rooms: rooms.rooms.clone(),
@@ -55,7 +58,7 @@ async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fi
 }
 
 impl Fixture {
-    async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         drop(self.media);
         assert!(self.tasks.shut_down(Duration::from_secs(10)).await);
         self.clock.advance(Duration::from_secs(1));
@@ -90,7 +93,7 @@ impl Fixture {
     }
 
     /// There is nothing left of any file.
-    async fn nothing_is_left(&self) {
+    pub(super) async fn nothing_is_left(&self) {
         self.files(0).await;
         let database = &self.media.0.database;
         assert!(database.scan_all(Range::<MediaFile>::whole()).await.unwrap().is_empty());
@@ -113,7 +116,7 @@ fn count(folder: &Path) -> usize {
     entries.map(|path| if path.is_dir() { count(&path) } else { 1 }).sum()
 }
 
-fn wanted(media_id: &str) -> Wanted<'_> {
+pub(super) fn wanted(media_id: &str) -> Wanted<'_> {
     let server = <&ServerName>::try_from("localhost").unwrap();
     Wanted { server, media_id, wait: Duration::ZERO, remote: true, asker: Asker::Server(server) }
 }

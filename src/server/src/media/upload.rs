@@ -256,6 +256,7 @@ impl Upload {
         let key = self.media.key_of(&self.row);
         while !self.commit(key, content.clone()).await? {}
         self.media.0.arrived.notify_waiters();
+        self.media.0.to_scan.notify_one();
         Ok(self.media.uri(&self.row))
     }
 
@@ -297,6 +298,7 @@ impl Upload {
         if let Some(restriction) = &self.restriction {
             write.put::<MediaRestriction>(&key, restriction);
         }
+        self.media.hold(&mut write, key);
         match database.commit(write).await {
             Ok(_) => {
                 self.settled = known.is_none();

@@ -4,9 +4,13 @@ use std::sync::Arc;
 
 use ruma::{EventId, OwnedUserId, ServerName};
 
-use super::{Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller};
+use super::{
+    Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller,
+    writer::media::loosen,
+};
 use crate::{
     database::{Error, Range, Write},
+    log::Happened,
     numbers::{EventNumber, Hash128, RoomNumber, UserNumber},
     tables::{
         media::{EventMedia, EventMediaRow, MediaReference},
@@ -33,6 +37,22 @@ impl Rooms {
             let (true, Some((last, ()))) = (page.more, page.rows.last()) else { return Ok(false) };
             range = range.continued_after(last);
         }
+    }
+
+    /// Forgets what some events of a room name and carry, and has somebody look at those files; whether there may be more.
+    pub(crate) async fn forget_media_of(&self, room: RoomNumber) -> Result<bool, Error> {
+        let range = Range::<EventMedia>::prefix(&room).limit(ROWS_AT_ONCE);
+        let page = self.core.database.scan(&range).await?;
+        if page.rows.is_empty() {
+            return Ok(false);
+        }
+        let (mut write, now_ms) = (Write::new(), self.core.clock.now_ms());
+        for (key, row) in &page.rows {
+            loosen(*key, *row, now_ms, &mut write);
+        }
+        write.log(Happened::LooseMedia);
+        self.core.database.commit(write).await?;
+        Ok(page.more)
     }
 
     /// Whether somebody has an account that was not deactivated.

@@ -39,7 +39,7 @@ mod checks;
 mod current;
 mod extremities;
 mod ingest;
-mod media;
+pub(super) mod media;
 mod notify;
 mod outliers;
 mod partial;

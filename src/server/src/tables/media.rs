@@ -42,6 +42,10 @@ super::tables! {
     /// Marks of media by a fixed number: 1 = since when what events name is written down (milliseconds since the Unix
     /// epoch).
     MediaMark = 176 in MEDIA: u8 => u64, Operational, Forever;
+    /// A file that is given to nobody until a scanner has found it clean. It goes with the file.
+    WaitingScan = 177 in MEDIA: Hash128 => WaitingScanRow, Media, Forever;
+    /// What a scanner found in a file. It goes with the file.
+    MediaFinding = 178 in MEDIA: Hash128 => MediaFindingRow, Media, Forever;
 }
 
 /// How an event has a file.
@@ -51,6 +55,28 @@ pub struct EventMediaRow {
     pub attached: bool,
 }
 impl Stored for EventMediaRow {}
+
+/// How long a file has been waiting for a scanner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingScanRow {
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
+    /// How often the scanner did not judge it.
+    pub failures: u32,
+    /// When the scanner is asked next, in milliseconds since the Unix epoch.
+    pub next_ms: u64,
+}
+impl Stored for WaitingScanRow {}
+
+/// What a scanner found in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaFindingRow {
+    /// When, in milliseconds since the Unix epoch.
+    pub found_ms: u64,
+    /// What, in the scanner's words.
+    pub finding: String,
+}
+impl Stored for MediaFindingRow {}
 
 /// Who may fetch a file that is restricted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -93,7 +93,7 @@ impl Directory {
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
     }
 
-    fn path(&self, name: BlobName) -> PathBuf {
+    pub(super) fn path(&self, name: BlobName) -> PathBuf {
         let [first, second, ..] = name.0;
         self.0.join(format!("{first:02x}")).join(format!("{second:02x}")).join(name.to_string())
     }

@@ -86,6 +86,40 @@ async fn the_files_of_a_room_are_those_that_its_events_name() {
 }
 
 #[tokio::test]
+async fn a_removed_room_takes_with_it_what_only_it_carried() {
+    let server = TestApp::new().await;
+    let anna = server.sign_in("@anna:example.org", |_| {}).await;
+    let restricted = "/_matrix/client/unstable/org.matrix.msc3911/media/upload";
+    let attached = server.call_as(&anna, Method::POST, restricted, "attached".to_owned()).await.json();
+    let attached = attached["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+    let (named, forwarded) =
+        (upload(&server, &anna, "named").await, upload(&server, &anna, "forwarded").await);
+    let mut rooms = Vec::new();
+    for shown in [&[(&attached, true), (&named, false), (&forwarded, false)][..], &[(&forwarded, false)]] {
+        let room = server.call_as(&anna, Method::POST, "/_matrix/client/v3/createRoom", "{}").await.json();
+        let room = room["room_id"].as_str().unwrap().to_owned();
+        for (number, (file, attach)) in shown.iter().enumerate() {
+            let query = if *attach {
+                format!("?org.matrix.msc3911.attach_media=mxc://{file}")
+            } else {
+                String::new()
+            };
+            let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/{number}{query}");
+            let content = json!({ "msgtype": "m.file", "body": "a", "url": format!("mxc://{file}") });
+            assert_eq!(server.call_as(&anna, Method::PUT, &path, content.to_string()).await.status, 200);
+        }
+        rooms.push(room);
+    }
+    let room_id = ruma::RoomId::parse(&rooms[0]).unwrap();
+    let room = server.app.rooms.find(&room_id).await.unwrap().unwrap();
+    server.app.media.let_go_of_room(room.number).await.unwrap();
+    for (file, status) in [(&attached, 404), (&named, 404), (&forwarded, 200)] {
+        let download = format!("/_matrix/client/v1/media/download/{file}");
+        assert_eq!(server.call_as(&anna, Method::GET, &download, "").await.status, status, "{file}");
+    }
+}
+
+#[tokio::test]
 async fn the_command_line_finds_and_deletes_by_what_it_is_told() {
     let server = TestApp::with(config(), router::build_admin).await;
     let user = server.app.users.number_or_new(ruma::user_id!("@anna:example.org")).await.unwrap();

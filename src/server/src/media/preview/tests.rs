@@ -77,6 +77,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         clock: clock.clone(),
         random,
         tasks: tasks.clone(),
+        egress: egress.clone(),
         client: None,
         bucket: None,
         rooms: rooms.rooms.clone(),

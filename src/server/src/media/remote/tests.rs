@@ -54,6 +54,7 @@ async fn fixture_with(
         clock: clock.clone(),
         random,
         tasks: tasks.clone(),
+        egress: egress.clone(),
         client: Some(client),
         bucket: None,
         rooms: rooms.rooms.clone(),
@@ -348,4 +349,24 @@ async fn what_another_server_restricts_is_for_those_who_may_read_the_event_and_g
     while fixture.rows().await > 3 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn files_of_other_servers_are_scanned_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let (good, bad) = (format!("{DOWNLOAD}/good"), format!("{DOWNLOAD}/bad"));
+    let fixture = fixture(&[(&good, &file("good")), (&bad, &file("EICAR"))], |config| {
+        config.server.data_dir = folder.path().into();
+        config.media.scan = ["/bin/sh", "-c", "! grep -q EICAR"].map(str::to_owned).to_vec();
+    })
+    .await;
+    let wait = Duration::from_secs(30);
+    let asker = Asker::Server(&fixture.server);
+    let wanted = |media_id| Wanted { server: &fixture.server, media_id, wait, remote: true, asker };
+    assert_eq!(fixture.media.content(wanted("good")).await.unwrap().bytes, 4);
+    for _ in 0..2 {
+        assert!(matches!(fixture.media.content(wanted("bad")).await, Err(ContentError::NotFound)));
+    }
+    assert_eq!(fixture.asked(), 2, "what is infected is not fetched again");
+    assert!(fixture.media.info(&fixture.server, "bad").await.unwrap().unwrap().quarantined);
 }
