@@ -90,6 +90,16 @@ pub enum Act {
     PutRegistrationToken,
     /// A registration token was deleted.
     DeleteRegistrationToken,
+    /// An account got a mail address.
+    AddAddress {
+        /// Whose.
+        user: UserNumber,
+    },
+    /// An account lost a mail address.
+    RemoveAddress {
+        /// Whose.
+        user: UserNumber,
+    },
 }
 
 /// One line of the audit trail.

@@ -108,8 +108,11 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            // Where application services are is said by the configuration, mostly within the same machine.
-            .filter(|address| purpose == Purpose::Appservice || is_allowed(*address, allowed))
+            // Where application services and the mail server are is said by the configuration, mostly within the same
+            // network.
+            .filter(|address| {
+                matches!(purpose, Purpose::Appservice | Purpose::Mail) || is_allowed(*address, allowed)
+            })
             .map(|address| SocketAddr::new(address, port))
             .collect();
         if checked.is_empty() {
@@ -149,6 +152,15 @@ impl Egress {
         self.note(purpose, host, |contact| contact.refused = contact.refused.saturating_add(1));
     }
 
+    /// Counts what is sent by other means than a client of the gate's, to an address that it checked.
+    pub fn sent(&self, purpose: Purpose, host: &str, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.note(purpose, host, |contact| {
+            contact.requests = contact.requests.saturating_add(1);
+            contact.bytes_sent = contact.bytes_sent.saturating_add(bytes);
+        });
+    }
+
     fn note(&self, purpose: Purpose, host: &str, change: impl FnOnce(&mut Contact)) {
         self.register.note(purpose, host, self.clock.now_ms(), change);
     }
@@ -162,7 +174,10 @@ impl Egress {
             Purpose::Preview if self.config.get().media.previews.is_empty() => {
                 Err(EgressError::Off("previews of links"))
             }
-            Purpose::Federation | Purpose::Push | Purpose::Preview | Purpose::Appservice => Ok(()),
+            Purpose::Mail if self.config.get().mail.host.is_none() => Err(EgressError::Off("mail")),
+            Purpose::Federation | Purpose::Push | Purpose::Preview | Purpose::Appservice | Purpose::Mail => {
+                Ok(())
+            }
         }
     }
 }

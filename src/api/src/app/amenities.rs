@@ -4,6 +4,8 @@
 use allod_server::{
     accounts::Accounts,
     backups::Checkpoints,
+    calls::Calls,
+    config::SecretFile,
     egress::Egress,
     federation::Federation,
     media::{Media, MediaSources, Previews},
@@ -30,6 +32,7 @@ pub(super) struct Amenities {
     pub(super) user_directory: UserDirectory,
     pub(super) remote_keys: Option<RemoteKeys>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) calls: Calls,
 }
 
 impl Amenities {
@@ -58,6 +61,8 @@ impl Amenities {
             let users = accounts.users().clone();
             RemoteKeys::new(database.clone(), users, rooms.clone(), client, clock.clone())
         });
+        let turn_secret = config.get().calls.turn_secret.as_ref().map(SecretFile::read).transpose()?;
+        let calls = Calls::new(config.clone(), turn_secret, clock.clone());
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let sources = MediaSources {
@@ -81,6 +86,7 @@ impl Amenities {
             user_directory,
             remote_keys,
             checkpoints,
+            calls,
         })
     }
 }

@@ -20,11 +20,13 @@ pub enum Purpose {
     Appservice,
     /// Pages of the web, for previews of links.
     Preview,
+    /// The mail server, which the configuration names.
+    Mail,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview];
+    pub const ALL: [Self; 5] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Mail];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
@@ -33,6 +35,7 @@ impl Purpose {
             Self::Push => "push",
             Self::Appservice => "application services",
             Self::Preview => "previews of links",
+            Self::Mail => "mail",
         }
     }
 
@@ -43,6 +46,7 @@ impl Purpose {
             Self::Push => 2,
             Self::Appservice => 3,
             Self::Preview => 4,
+            Self::Mail => 7,
         }
     }
 
