@@ -82,6 +82,11 @@ test-federation: ## Run the server beside an unmodified Synapse, in the same roo
 	@packaging/setup build federation
 	@tests/federation/run
 
+.PHONY: test-objects
+test-objects: ## Keep files in an S3-compatible server (moto) and read them back
+	@packaging/setup build objects
+	@tests/objects/run
+
 .PHONY: deb
 deb: ## Build the Debian package
 	@packaging/setup build deb

@@ -29,6 +29,8 @@ mod federation;
 mod fsck;
 #[path = "main/logging.rs"]
 mod logging;
+#[path = "main/media.rs"]
+mod media;
 #[path = "main/opened.rs"]
 mod opened;
 #[path = "main/registration_token.rs"]
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Task(command) => run_briefly(status::tasks(command)),
         Command::Room(command) => run_briefly(room::run(command)),
         Command::RegistrationToken(command) => run_briefly(registration_token::run(command)),
+        Command::Media(command) => run_briefly(media::run(command)),
         Command::User(command) => run_briefly(user::run(command)),
     };
     match outcome {

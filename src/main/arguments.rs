@@ -6,6 +6,11 @@ use allod_server::config::{self, Config, Interval, Overrides, Preset, Problems};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ruma::{OwnedRoomId, OwnedServerName};
 
+pub(crate) use self::media::{Media, MediaFilter};
+
+#[path = "arguments/media.rs"]
+mod media;
+
 /// A Matrix homeserver that a company holds outright.
 #[derive(Debug, Parser)]
 #[command(name = "allod", version, about, arg_required_else_help = true)]
@@ -34,6 +39,9 @@ pub(crate) enum Command {
     /// Looks at what is between this server and others, and changes the key that it signs with.
     #[command(subcommand)]
     Federation(Federation),
+    /// Looks at files that people uploaded, deletes them, or takes them out of circulation.
+    #[command(subcommand)]
+    Media(Media),
     /// Makes and changes accounts of the running server.
     #[command(subcommand)]
     User(User),
@@ -254,6 +262,9 @@ pub(crate) enum Federation {
     },
     /// Lists how often the configuration kept this server from talking to others, since it was started.
     Refusals {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
@@ -261,11 +272,17 @@ pub(crate) enum Federation {
     Ledger {
         /// What a server was given (`partner.example`), or who was given what of a room (`!...`) or of a user (`@...`).
         subject: String,
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
     /// Lists the other machines that this server has spoken to, and what for.
     Contacts {
+        /// Print JSON, an object a line.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         socket: Socket,
     },
@@ -299,7 +316,8 @@ pub(crate) enum User {
         #[command(flatten)]
         socket: Socket,
     },
-    /// Lists a person's devices: their keys that are left, and what waits for them or was refused.
+    /// Lists a person's devices: their keys that are left, and what waits for them or was refused; and the servers that did
+    /// not answer within the last 30 days when they were asked for keys.
     Devices {
         /// The name: the part before the colon, or the whole id.
         name: String,

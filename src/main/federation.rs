@@ -1,12 +1,19 @@
 //! `allod federation`: what is between this server and others.
 
-use allod_server::{clock::Clock, identity::Identity, percent, random::Random};
+use allod_server::{
+    clock::{Clock, readable},
+    identity::Identity,
+    percent,
+    random::Random,
+};
 use anyhow::{Context, bail};
 use hyper::Method;
 use serde_json::Value;
 
 use crate::{
     arguments::{ConfigFile, Federation},
+    status::number,
+    table::Table,
     user::{client, say, text},
 };
 
@@ -21,53 +28,73 @@ pub(crate) async fn run(command: Federation) -> anyhow::Result<()> {
             }
             check(&answer, json)
         }
-        Federation::Refusals { socket } => {
+        Federation::Refusals { json, socket } => {
             let answer =
                 client(&socket)?.send(Method::GET, "/_allod/admin/v1/federation/refusals", None).await?;
-            let refusals = answer.get("refusals").and_then(Value::as_array);
-            for refusal in refusals.into_iter().flatten() {
-                let count = |key| refusal.get(key).and_then(Value::as_u64).unwrap_or_default();
-                let (server, inbound, outbound) =
-                    (text(refusal, "server"), count("inbound"), count("outbound"));
-                say(&format!("{server}: {inbound} requests from it, {outbound} to it"))?;
-            }
-            Ok(())
+            show(&answer, "refusals", json, ["SERVER", "FROM IT", "TO IT"], |refusal| {
+                [
+                    text(refusal, "server").to_owned(),
+                    number(refusal, "inbound").to_string(),
+                    number(refusal, "outbound").to_string(),
+                ]
+            })
         }
-        Federation::Ledger { subject, socket } => {
+        Federation::Ledger { subject, json, socket } => {
             let kind = match subject.chars().next() {
                 Some('!') => "room",
                 Some('@') => "user",
                 _ => "server",
             };
             let path = format!("/_allod/admin/v1/federation/ledger/{kind}/{}", percent::encoded(&subject));
-            show(&client(&socket)?.send(Method::GET, &path, None).await?, "ledger", |line| {
-                let of = ["room_id", "user_id"].map(|field| text(line, field)).concat();
-                format!("{}: {of}: {}, {}", text(line, "server"), text(line, "kind"), extent(line, "count"))
+            let answer = client(&socket)?.send(Method::GET, &path, None).await?;
+            let heading = ["SERVER", "OF", "KIND", "COUNT", "BYTES", "FIRST", "LAST"];
+            show(&answer, "ledger", json, heading, |line| {
+                [
+                    text(line, "server").to_owned(),
+                    ["room_id", "user_id"].map(|field| text(line, field)).concat(),
+                    text(line, "kind").to_owned(),
+                    number(line, "count").to_string(),
+                    number(line, "bytes").to_string(),
+                    readable(number(line, "first_ts")),
+                    readable(number(line, "last_ts")),
+                ]
             })
         }
-        Federation::Contacts { socket } => {
+        Federation::Contacts { json, socket } => {
             let answer = client(&socket)?.send(Method::GET, "/_allod/admin/v1/egress", None).await?;
-            show(&answer, "contacts", |line| {
-                let extent = extent(line, "requests");
-                format!("{}: {}, {extent}", text(line, "host"), text(line, "purpose"))
+            let heading = ["HOST", "PURPOSE", "REQUESTS", "REFUSED", "SENT", "RECEIVED", "FIRST", "LAST"];
+            show(&answer, "contacts", json, heading, |contact| {
+                [
+                    text(contact, "host").to_owned(),
+                    text(contact, "purpose").to_owned(),
+                    number(contact, "requests").to_string(),
+                    number(contact, "refused").to_string(),
+                    number(contact, "bytes_sent").to_string(),
+                    number(contact, "bytes_received").to_string(),
+                    readable(number(contact, "first_ts")),
+                    readable(number(contact, "last_ts")),
+                ]
             })
         }
         Federation::RotateKey { file } => rotate_key(&file),
     }
 }
 
-/// Shows a list, a line for each entry.
-fn show(answer: &Value, list: &str, line: impl Fn(&Value) -> String) -> anyhow::Result<()> {
-    let entries = answer.get(list).and_then(Value::as_array);
-    entries.into_iter().flatten().try_for_each(|entry| say(&line(entry)))
-}
-
-/// How much it was, and when.
-fn extent(entry: &Value, counted: &str) -> String {
-    let number = |key| entry.get(key).and_then(Value::as_u64).unwrap_or_default();
-    let bytes = number("bytes").saturating_add(number("bytes_received")).saturating_add(number("bytes_sent"));
-    let (first, last) = (number("first_ts"), number("last_ts"));
-    format!("{} {counted}, {bytes} bytes, from {first} to {last} (ms since 1970)", number(counted))
+/// Shows a list: as a table, or as JSON with an object a line.
+fn show<const COLUMNS: usize>(
+    answer: &Value,
+    list: &str,
+    json: bool,
+    heading: [&str; COLUMNS],
+    row: impl Fn(&Value) -> [String; COLUMNS],
+) -> anyhow::Result<()> {
+    let mut entries = answer.get(list).and_then(Value::as_array).into_iter().flatten();
+    if json {
+        return entries.try_for_each(|entry| say(&entry.to_string()));
+    }
+    let mut table = Table::new(heading);
+    entries.for_each(|entry| table.row(row(entry)));
+    if table.is_empty() { say("Nothing yet.") } else { table.print() }
 }
 
 /// Shows the steps; an error if one is wrong.

@@ -77,14 +77,38 @@ async fn devices(client: &AdminClient, name: &str, json: bool) -> anyhow::Result
         let one_time = device.get("one_time_keys").and_then(Value::as_array);
         let left: u64 = one_time.into_iter().flatten().map(|keys| number(keys, "left")).sum();
         say(&format!(
-            "{}: device keys {}, {left} one-time keys left, {} messages undelivered, {} refused",
+            "{}{}: device keys {}, {left} one-time keys left, {} messages undelivered, {} refused",
             text(device, "device_id"),
+            if device.get("dehydrated") == Some(&Value::Bool(true)) { " (dehydrated)" } else { "" },
             text(device, "device_keys"),
             number(device, "undelivered"),
             number(device, "refused"),
         ))?;
     }
+    for server in answer.get("failed_key_requests").and_then(Value::as_array).into_iter().flatten() {
+        if json {
+            say(&json!({ "failed_key_requests": server }).to_string())?;
+            continue;
+        }
+        for (kind, what) in [("query", "keys"), ("claim", "one-time keys")] {
+            if let Some(failed) = server.get(kind).filter(|failed| !failed.is_null()) {
+                say(&failed_line(text(server, "server"), what, failed))?;
+            }
+        }
+    }
     Ok(())
+}
+
+/// What is shown of a server that did not answer when it was asked for keys.
+fn failed_line(server: &str, what: &str, failed: &Value) -> String {
+    let number = |key: &str| failed.get(key).and_then(Value::as_u64);
+    let [count, first, last] = ["count", "first_ms", "last_ms"].map(|key| number(key).unwrap_or_default());
+    let since = number("answered_ms")
+        .map_or_else(|| "and has not answered since".to_owned(), |ms| format!("and answered again at {ms}"));
+    format!(
+        "{server}: asked for {what} it failed {count} times from {first} to {last} (ms since 1970; {}), {since}",
+        text(failed, "reason"),
+    )
 }
 
 async fn list(client: &AdminClient, json: bool) -> anyhow::Result<()> {

@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod device;
 pub mod federation;
+pub mod media;
 pub mod register;
 pub mod registration_token;
 pub mod room;

@@ -13,6 +13,7 @@ use allod_server::{
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
+    dehydrated_devices::DehydratedDevices,
     delayed_events::DelayedEvents,
     devices::Devices,
     egress::{Egress, EgressError},
@@ -165,6 +166,8 @@ pub struct Services {
     pub to_device: ToDevice,
     /// Keys of devices and users.
     pub keys: Keys,
+    /// Devices that wait encrypted for their users.
+    pub dehydrated_devices: DehydratedDevices,
     /// Backups of room keys.
     pub key_backup: KeyBackup,
     /// Other servers; none where federation is off.
@@ -238,9 +241,8 @@ impl App {
         let (sync, search) = rooms::start_sync(&base, &own.users, &rooms, &user_data);
         let delayed_events = upkeep::start(&base, &own.users, &rooms);
         let reach = Reach::open(&base, (&own.users, &own.devices), (&rooms, &sync), &user_data).await?;
-        let outside = (reach.federation.as_ref(), &reach.egress);
-        let of_users = (&profiles, &user_data);
-        let amenities = Amenities::open(&base, outside, (&rooms, &own.accounts), of_users).await?;
+        let (outside, of_users) = ((reach.federation.as_ref(), &reach.egress), (&rooms, &own.accounts));
+        let amenities = Amenities::open(&base, outside, of_users, (&profiles, &user_data)).await?;
         Ok(Self(Arc::new(Services {
             metrics: open_metrics(&base, &user_data.wakes, &reach),
             limits: Limits::new(base.config.clone(), base.clock.clone()),
@@ -279,6 +281,7 @@ impl App {
             presence: user_data.presence,
             to_device: user_data.to_device,
             keys: user_data.keys,
+            dehydrated_devices: user_data.dehydrated_devices,
             key_backup: user_data.key_backup,
             federation: reach.federation,
             bridges: reach.bridges,

@@ -8,6 +8,7 @@ pub mod backup;
 pub mod calls;
 pub mod capabilities;
 pub mod contact;
+pub mod dehydrated_device;
 pub mod delayed_event;
 pub mod device;
 pub mod directory;

@@ -49,9 +49,15 @@ pub(crate) fn from_ruma<R: OutgoingResponse>(response: R) -> Result<Response> {
     Ok(response.map(Body::from))
 }
 
-fn with_json_bytes(status: StatusCode, body: Bytes) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
+/// 200 with JSON that is sent as it comes.
+pub(crate) fn json_stream(body: Body) -> Response {
+    let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn with_json_bytes(status: StatusCode, body: Bytes) -> Response {
+    let mut response = json_stream(Body::from(body));
+    *response.status_mut() = status;
     response
 }

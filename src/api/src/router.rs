@@ -53,6 +53,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::presence::routes(routes);
     let routes = client::to_device::routes(routes);
     let routes = client::keys::routes(routes);
+    let routes = client::dehydrated_device::routes(routes);
     let routes = client::backup::routes(routes);
     let routes = client::room::routes(routes);
     let routes = client::membership::routes(routes);
@@ -73,6 +74,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::calls::routes(routes);
     let routes = client::room_upgrade::routes(routes);
     let routes = client::media::routes(routes);
+    let routes = admin::media::synapse::routes(routes);
     let routes = client::sync::routes(routes);
     client::discovery::routes(routes)
 }
@@ -116,7 +118,7 @@ pub fn build_federation(app: App) -> Option<Router> {
 /// The router of the admin socket. Whoever may open the socket is an administrator.
 pub fn build_admin(app: App) -> Router {
     let routes = admin::room::routes(admin::user::routes(admin::device::routes(Routes::default())));
-    let routes = admin::registration_token::routes(admin::status::routes(routes));
+    let routes = admin::registration_token::routes(admin::status::routes(admin::media::routes(routes)));
     build_from(app, admin::federation::routes(admin::backup::routes(routes)))
 }
 

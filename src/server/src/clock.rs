@@ -9,6 +9,7 @@ use std::{
 };
 
 use ruma::{MilliSecondsSinceUnixEpoch, UInt};
+use time::OffsetDateTime;
 
 /// Where the time comes from.
 #[derive(Clone, Debug)]
@@ -52,5 +53,25 @@ impl Clock {
     /// The time as Matrix writes it.
     pub fn now(&self) -> MilliSecondsSinceUnixEpoch {
         MilliSecondsSinceUnixEpoch(UInt::new_saturating(self.now_ms()))
+    }
+}
+
+/// A time in milliseconds since the Unix epoch as people read it: `2026-03-01 08:30:00Z`.
+pub fn readable(time_ms: u64) -> String {
+    let seconds = i64::try_from(time_ms / 1000).unwrap_or_default();
+    let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    let (year, month, day) = at.to_calendar_date();
+    let (hour, minute, second) = at.to_hms();
+    format!("{year:04}-{:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z", u8::from(month))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::readable;
+
+    #[test]
+    fn times_are_readable() {
+        assert_eq!(readable(0), "1970-01-01 00:00:00Z");
+        assert_eq!(readable(1_772_353_800_999), "2026-03-01 08:30:00Z");
     }
 }

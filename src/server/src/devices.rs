@@ -3,7 +3,7 @@
 //! Deleting a device deletes the rows of every table whose lifetime is a device's, whoever owns the table: tokens, keys,
 //! messages that wait for it. Nothing needs to be registered here for that.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use allod_storage::{CommitError, Position};
 use quick_cache::sync::Cache;
@@ -41,6 +41,9 @@ const DEVICE_ID_LENGTH: usize = 10;
 const CACHED_LISTS_MAX: usize = 10_000;
 /// Devices of which it is remembered in which hour they were last seen.
 const CACHED_SEEN_MAX: usize = 100_000;
+/// Users whose devices are read together, and devices of each; whoever has more is read apart.
+const READ_TOGETHER: usize = 250;
+const PAGE_DEVICES: usize = 32;
 /// How often a write is tried again that others got in the way of.
 const ATTEMPTS_MAX: u32 = 10;
 
@@ -56,6 +59,9 @@ pub enum DeviceError {
     /// The id is one of the user's cross-signing keys: devices and keys share one namespace.
     #[error("a cross-signing key has this id")]
     IdOfKey,
+    /// Another device of the user has this id.
+    #[error("another device has this id")]
+    InUse,
     /// The user has as many devices as a user may.
     #[error("the account has too many devices")]
     TooMany,
@@ -143,12 +149,38 @@ impl Devices {
             return Ok(devices);
         }
         let rows = self.0.database.scan_all(Range::<DeviceTable>::prefix(&user)).await?;
-        let devices: Arc<[Device]> = rows
-            .into_iter()
-            .map(|((_, number), row)| Device { number, id: row.id.as_str().into(), row })
-            .collect();
+        let devices = devices(rows);
         self.0.lists.insert(user, (epoch, devices.clone()));
         Ok(devices)
+    }
+
+    /// The devices of many users, in their order, each oldest first. Those that are not in memory are read together.
+    pub async fn lists(&self, users: &[UserNumber]) -> Result<Vec<Arc<[Device]>>, Error> {
+        let mut missing = Vec::new();
+        let mut found = Vec::with_capacity(users.len());
+        for user in users {
+            let epoch = self.0.users.epoch(*user);
+            let cached = self.0.lists.get(user).filter(|(cached, _)| *cached == epoch);
+            if cached.is_none() {
+                missing.push((*user, epoch));
+            }
+            found.push(cached.map(|(_, devices)| devices));
+        }
+        let mut read = HashMap::new();
+        for chunk in missing.chunks(READ_TOGETHER) {
+            let ranges: Vec<_> = chunk
+                .iter()
+                .map(|(user, _)| Range::<DeviceTable>::prefix(user).limit(PAGE_DEVICES))
+                .collect();
+            for ((user, epoch), page) in chunk.iter().zip(self.0.database.scan_many(&ranges).await?) {
+                // A user with more devices than a page holds has their list read page by page.
+                let devices = if page.more { self.list(*user).await? } else { devices(page.rows) };
+                self.0.lists.insert(*user, (*epoch, devices.clone()));
+                read.insert(*user, devices);
+            }
+        }
+        let found = users.iter().zip(found);
+        Ok(found.map(|(user, list)| list.or_else(|| read.get(user).cloned()).unwrap_or_default()).collect())
     }
 
     /// The device of a user with this id.
@@ -291,6 +323,41 @@ impl Devices {
         if devices.len() >= self.0.devices_max {
             return Err(DeviceError::TooMany);
         }
+        self.new_device_rows(write, user, wanted, count).await
+    }
+
+    /// Adds the rows of a new device to a write that nobody signs in to, and the end of the one that it stands in for.
+    /// The write conflicts if another device was made meanwhile. Call [`Users::changed`] after its commit.
+    pub(crate) async fn replacement_rows(
+        &self,
+        write: &mut Write,
+        user: UserNumber,
+        wanted: &WantedDevice,
+        replaced: Option<DeviceNumber>,
+    ) -> Result<Device, DeviceError> {
+        check_text(wanted)?;
+        let count = self.0.database.get::<DeviceCount>(&user).await?;
+        let others = self.list(user).await?;
+        let others: Vec<&Device> = others.iter().filter(|device| Some(device.number) != replaced).collect();
+        if others.iter().any(|device| Some(&device.id) == wanted.id.as_ref()) {
+            return Err(DeviceError::InUse);
+        }
+        if others.len() >= self.0.devices_max {
+            return Err(DeviceError::TooMany);
+        }
+        if let Some(replaced) = replaced {
+            self.delete_rows(write, Actor::User(user), user, &[replaced]);
+        }
+        self.new_device_rows(write, user, wanted, count).await
+    }
+
+    async fn new_device_rows(
+        &self,
+        write: &mut Write,
+        user: UserNumber,
+        wanted: &WantedDevice,
+        count: Option<DeviceCountRow>,
+    ) -> Result<Device, DeviceError> {
         if let Some(id) = &wanted.id
             && self.is_cross_signing_key(user, id).await?
         {
@@ -358,6 +425,11 @@ impl Devices {
         self.0.users.changed(user);
         outcome.map(|_| ())
     }
+}
+
+fn devices(rows: Vec<((UserNumber, DeviceNumber), DeviceRow)>) -> Arc<[Device]> {
+    let rows = rows.into_iter();
+    rows.map(|((_, number), row)| Device { number, id: row.id.as_str().into(), row }).collect()
 }
 
 fn check_text(wanted: &WantedDevice) -> Result<(), DeviceError> {

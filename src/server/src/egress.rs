@@ -8,6 +8,7 @@
 mod address;
 mod kept;
 mod names;
+mod objects;
 mod outbound;
 mod register;
 mod trust;
@@ -108,10 +109,11 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            // Where application services and the mail server are is said by the configuration, mostly within the same
-            // network.
+            // Where application services, the object store and the mail server are is said by the configuration, mostly
+            // within the same machine or network.
             .filter(|address| {
-                matches!(purpose, Purpose::Appservice | Purpose::Mail) || is_allowed(*address, allowed)
+                matches!(purpose, Purpose::Appservice | Purpose::Objects | Purpose::Mail)
+                    || is_allowed(*address, allowed)
             })
             .map(|address| SocketAddr::new(address, port))
             .collect();
@@ -175,9 +177,12 @@ impl Egress {
                 Err(EgressError::Off("previews of links"))
             }
             Purpose::Mail if self.config.get().mail.host.is_none() => Err(EgressError::Off("mail")),
-            Purpose::Federation | Purpose::Push | Purpose::Preview | Purpose::Appservice | Purpose::Mail => {
-                Ok(())
-            }
+            Purpose::Federation
+            | Purpose::Push
+            | Purpose::Preview
+            | Purpose::Appservice
+            | Purpose::Objects
+            | Purpose::Mail => Ok(()),
         }
     }
 }

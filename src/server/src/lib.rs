@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod consumer;
 pub mod database;
+pub mod dehydrated_devices;
 pub mod delayed_events;
 pub mod devices;
 pub mod egress;

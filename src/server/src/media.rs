@@ -29,7 +29,9 @@ use crate::{
 
 mod access;
 mod animate;
+mod bucket;
 mod content;
+mod inventory;
 mod loose;
 mod multipart;
 mod pending;
@@ -46,7 +48,9 @@ pub use allod_storage::BlobReader as Reader;
 
 pub use self::{
     access::{Asker, AttachError, CopyError},
+    bucket::{BucketError, bucket},
     content::{Content, ContentError, Wanted},
+    inventory::{MediaInfo, Selection, Whose},
     pending::CreateError,
     picture::{Method, PictureError},
     preview::{PreviewError, Previews},
@@ -78,6 +82,8 @@ pub struct MediaSources {
     pub tasks: Tasks,
     /// Requests to other servers; none where federation is off.
     pub client: Option<FederationClient>,
+    /// Where files are kept, if not in a folder.
+    pub bucket: Option<Blobs>,
     /// The rooms whose events files are sent with.
     pub rooms: Rooms,
 }
@@ -110,6 +116,9 @@ pub enum OpenError {
     /// The folder cannot be used.
     #[error("cannot use the media folder {0}: {1}")]
     Folder(String, io::Error),
+    /// The bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// Storage failed.
     #[error(transparent)]
     Storage(#[from] Error),
@@ -118,9 +127,11 @@ pub enum OpenError {
 impl Media {
     /// Opens the folder, or memory where the rows are in memory too, and starts the removal of what is left over.
     pub async fn open(sources: MediaSources) -> Result<Self, OpenError> {
-        let MediaSources { database, config, clock, random, tasks, client, rooms } = sources;
+        let MediaSources { database, config, clock, random, tasks, client, bucket, rooms } = sources;
         let now = config.get();
-        let blobs = if now.media.folder.is_none() && database.store().forgets() {
+        let blobs = if let Some(bucket) = bucket {
+            bucket
+        } else if now.media.folder.is_none() && database.store().forgets() {
             Blobs::memory()
         } else {
             let folder = now.media.folder(&now.server.data_dir);

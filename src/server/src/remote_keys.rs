@@ -10,7 +10,8 @@ use std::{
 
 use allod_storage::Position;
 use ruma::{
-    OwnedDeviceId, OwnedServerName, OwnedUserId, UserId, api::federation::keys::get_keys::v1 as get_keys,
+    OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    api::federation::keys::{claim_keys::v1 as claim_keys, get_keys::v1 as get_keys},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,17 +19,26 @@ use serde_json::value::RawValue;
 use crate::{
     clock::Clock,
     database::{Database, Error, Write},
-    federation::client::{ClientError, FederationClient},
+    federation::{
+        client::{ClientError, FederationClient},
+        questions::Answers,
+    },
     keys::Queried,
     numbers::{RoomNumber, UserNumber},
     rooms::Rooms,
     tables::{
         Stamped,
         inbound::{RemoteKeyList, RemoteKeyListRecord},
+        keys::KeyFailureRow,
         rooms::{MemberRecord, Membership, RoomMember},
     },
     users::Users,
 };
+
+mod failures;
+
+pub use failures::SERVERS_MAX;
+use failures::{Asked, Failures};
 
 /// Rooms that are remembered to be shared with a user: one that stays so is enough.
 const ROOMS_MAX: usize = 20;
@@ -43,6 +53,7 @@ pub struct RemoteKeys {
     rooms: Rooms,
     client: FederationClient,
     clock: Clock,
+    failures: Failures,
 }
 
 /// What is kept of a user, as JSON.
@@ -72,14 +83,33 @@ enum Look {
 
 impl RemoteKeys {
     /// Over the requests to other servers.
-    pub fn new(
+    pub async fn open(
         database: Database,
         users: Users,
         rooms: Rooms,
         client: FederationClient,
         clock: Clock,
-    ) -> Self {
-        Self { database, users, rooms, client, clock }
+    ) -> Result<Self, Error> {
+        let failures = Failures::open(database.clone(), clock.clone()).await?;
+        Ok(Self { database, users, rooms, client, clock, failures })
+    }
+
+    /// One-time keys of other servers' devices, and the servers that did not answer within `patience`.
+    pub async fn claim(
+        &self,
+        mut wanted: claim_keys::OneTimeKeyClaims,
+        patience: Duration,
+    ) -> Answers<claim_keys::Response> {
+        wanted.retain(|user_id, _| !self.users.is_local(user_id));
+        let answers = self.client.claim_keys(wanted, patience).await;
+        self.failures.note(Asked::Claim, outcomes(&answers));
+        answers
+    }
+
+    /// The servers that did not answer when they were asked for keys, the last failure first; a thousand at most, within
+    /// the last month.
+    pub fn failures(&self) -> Vec<KeyFailureRow> {
+        self.failures.list()
     }
 
     /// The keys of other servers' users among `wanted`: of all devices, or of those listed; and the servers that did not
@@ -110,7 +140,9 @@ impl RemoteKeys {
         if asked.is_empty() {
             return Ok((queried, failures));
         }
-        for (server, answer) in self.client.query_keys(asked, patience).await {
+        let answers = self.client.query_keys(asked, patience).await;
+        self.failures.note(Asked::Query, outcomes(&answers));
+        for (server, answer) in answers {
             match answer {
                 Ok(answer) => {
                     for (user_id, kept) in by_user(&server, answer) {
@@ -197,6 +229,10 @@ impl RemoteKeys {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn outcomes<T>(answers: &Answers<T>) -> impl Iterator<Item = (&ServerName, Option<&ClientError>)> {
+    answers.iter().map(|(server, answer)| (&**server, answer.as_ref().err()))
 }
 
 /// The keys of a user are not what they were. To be part of the commit that tells clients of it.

@@ -129,6 +129,7 @@ struct Inner {
     activity: Activity,
     memberships: Memberships,
     members: RoomMembers,
+    tasks: Tasks,
     stopping: CancellationToken,
     /// Tells this run of the server from others.
     boot: u32,
@@ -199,6 +200,7 @@ impl Sync {
             activity,
             memberships,
             members,
+            tasks: tasks.clone(),
             stopping: tasks.stopping().clone(),
             boot: u32::from_be_bytes(random.bytes()),
             ignored: Cache::new(IGNORE_LISTS_KEPT_MAX),

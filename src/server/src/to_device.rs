@@ -239,6 +239,21 @@ impl ToDevice {
         }
     }
 
+    /// What waits for a device behind a position. Nothing of it is taken for arrived: it is another device that asks, as for
+    /// a dehydrated one, and may be cut off before it has made use of it.
+    pub async fn peek(
+        &self,
+        user: UserNumber,
+        device: DeviceNumber,
+        after: Position,
+    ) -> Result<Received, Error> {
+        let head = self.0.database.store().head();
+        let range = Range::<ToDeviceMessage>::after(&(user, device), &(user, device, after));
+        let page = self.0.database.scan(&range).await?;
+        let rows = page.rows.into_iter().map(|((_, _, position, _), message)| (position, message));
+        Ok(whole_commits(rows, page.more, head.max(after)))
+    }
+
     async fn address(
         &self,
         sender: &UserId,

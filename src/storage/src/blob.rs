@@ -4,13 +4,15 @@
 //! blob is written once, appears whole or not at all, and never changes: who overwrites one has drawn a name twice. What
 //! is known about a blob stands in rows: this module can list nothing, so rows say what is to be deleted.
 
-use std::{fmt, io};
+use std::{fmt, io, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 
 mod directory;
+mod elsewhere;
 mod memory;
 
+pub use self::elsewhere::{Elsewhere, ElsewhereReader, ElsewhereWriter, Soon};
 use self::{directory::Directory, memory::Memory};
 
 /// Most bytes that a reader gives at a time, and that a writer gathers before it writes.
@@ -36,6 +38,8 @@ enum Place {
     Directory(Directory),
     /// Memory, for tests and servers that forget all.
     Memory(Memory),
+    /// A place that somebody else made.
+    Elsewhere(Arc<dyn Elsewhere>),
 }
 
 impl Blobs {
@@ -49,11 +53,17 @@ impl Blobs {
         Self(Place::Memory(Memory::default()))
     }
 
+    /// A place that somebody else made.
+    pub fn elsewhere(place: Arc<dyn Elsewhere>) -> Self {
+        Self(Place::Elsewhere(place))
+    }
+
     /// Begins a blob. It is there once [`BlobWriter::finish`] has returned.
     pub async fn create(&self, name: BlobName) -> io::Result<BlobWriter> {
         let sink = match &self.0 {
             Place::Directory(directory) => Sink::Directory(directory.create(name).await?),
             Place::Memory(memory) => Sink::Memory(memory.create(name)),
+            Place::Elsewhere(place) => Sink::Elsewhere(place.create(name).await?),
         };
         Ok(BlobWriter { sink, gathered: BytesMut::new() })
     }
@@ -66,6 +76,10 @@ impl Blobs {
             }
             Place::Memory(memory) => {
                 memory.read(name, from).map(|(bytes, size)| (Source::Memory(bytes), size))
+            }
+            Place::Elsewhere(place) => {
+                let opened = place.open(name, from, length).await?;
+                opened.map(|(reader, size)| (Source::Elsewhere(reader), size))
             }
         };
         Ok(opened.map(|(source, size)| BlobReader {
@@ -83,6 +97,7 @@ impl Blobs {
                 memory.delete(name);
                 Ok(())
             }
+            Place::Elsewhere(place) => place.delete(name).await,
         }
     }
 
@@ -90,7 +105,7 @@ impl Blobs {
     pub fn free_bytes(&self) -> io::Result<Option<u64>> {
         match &self.0 {
             Place::Directory(directory) => directory.free_bytes().map(Some),
-            Place::Memory(_) => Ok(None),
+            Place::Memory(_) | Place::Elsewhere(_) => Ok(None),
         }
     }
 }
@@ -106,6 +121,7 @@ pub struct BlobWriter {
 enum Sink {
     Directory(directory::Writing),
     Memory(memory::Writing),
+    Elsewhere(Box<dyn ElsewhereWriter>),
 }
 
 impl BlobWriter {
@@ -126,6 +142,7 @@ impl BlobWriter {
                 writing.write(&piece);
                 Ok(())
             }
+            Sink::Elsewhere(writing) => writing.write(piece.freeze()).await,
         }
     }
 
@@ -138,6 +155,7 @@ impl BlobWriter {
                 writing.finish();
                 Ok(())
             }
+            Sink::Elsewhere(writing) => writing.finish().await,
         }
     }
 }
@@ -154,6 +172,7 @@ pub struct BlobReader {
 enum Source {
     Directory(tokio::fs::File),
     Memory(Bytes),
+    Elsewhere(Box<dyn ElsewhereReader>),
 }
 
 impl BlobReader {
@@ -176,6 +195,7 @@ impl BlobReader {
         let piece = match &mut self.source {
             Source::Directory(file) => directory::read(file, wanted).await?,
             Source::Memory(bytes) => bytes.split_to(wanted.min(bytes.len())),
+            Source::Elsewhere(reader) => reader.read(wanted).await?,
         };
         if piece.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());

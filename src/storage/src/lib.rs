@@ -31,7 +31,9 @@ mod store;
 mod tests;
 
 pub use batch::{AuditEntry, Batch, Check, LogEntry, Op, PositionAt};
-pub use blob::{BlobName, BlobReader, BlobWriter, Blobs, PIECE_BYTES};
+pub use blob::{
+    BlobName, BlobReader, BlobWriter, Blobs, Elsewhere, ElsewhereReader, ElsewhereWriter, PIECE_BYTES, Soon,
+};
 pub use counters::Statistics;
 pub use error::{CommitError, Error};
 pub use limits::{

@@ -18,6 +18,8 @@ use super::{
 const RUNS: u64 = 3;
 /// Things that happen in one.
 const STEPS: u64 = 40;
+/// Things that are said while one is away.
+const APART: u64 = 10;
 /// How long the servers may take to agree, once all is well.
 const AGREEMENT: Duration = Duration::from_secs(180);
 
@@ -175,11 +177,63 @@ impl World {
         held
     }
 
+    /// The third leaves, the others go on in bad weather and are killed, and the third comes back: what was said meanwhile
+    /// was not sent to it.
+    async fn part(&mut self) {
+        let path = format!("rooms/{}", escaped(&self.room));
+        let third = self.sides[2].at().person.user_id.clone();
+        self.sides[2].at().post(&format!("{path}/leave"), json!({})).await;
+        let room = self.room.clone();
+        for side in &mut self.sides[..2] {
+            side.at().sees_member(&room, &third, "leave").await;
+        }
+        let apart = format!("{} apart", self.seed);
+        for step in 0..APART {
+            let side = &mut self.sides[index(&self.random, 2)];
+            match below(&self.random, 4) {
+                0 if side.is_up() => side.kill(),
+                1 => side.proxy.set_weather(Weather::Rough),
+                _ => {}
+            }
+            if !side.is_up() {
+                side.start();
+            }
+            let event = side.at().say(&room, &format!("{apart} {step}")).await;
+            self.sent.insert(event);
+        }
+        for side in &mut self.sides {
+            side.proxy.set_weather(Weather::Fair);
+        }
+        self.agree_among(2).await;
+        let via = escaped(&self.sides[0].server.name);
+        self.sides[2].at().post(&format!("join/{}?via={via}", escaped(&room)), json!({})).await;
+        for side in &mut self.sides[..2] {
+            side.at().sees_member(&room, &third, "join").await;
+        }
+        assert!(
+            !self.sides[2].proxy.delivered_text(&apart),
+            "seed {}: a server was sent what was said while nobody of it was there",
+            self.seed
+        );
+        let event = self.sides[1].at().say(&room, &format!("{} together", self.seed)).await;
+        self.sent.insert(event);
+    }
+
+    /// All come to hold the same; the third was sent nothing of the room that it is not in.
     async fn agree(&mut self) {
+        self.agree_among(3).await;
+        assert!(
+            !self.sides[2].proxy.delivered(&self.private),
+            "seed {}: a server was sent a room that it is not in",
+            self.seed
+        );
+    }
+
+    async fn agree_among(&mut self, sides: usize) {
         let began = Instant::now();
         let (room, private) = (self.room.clone(), self.private.clone());
         loop {
-            let held = self.held(&room, 3).await;
+            let held = self.held(&room, sides).await;
             let mut agreed =
                 held.iter().all(|of_one| *of_one == held[0]) && held[0].0.is_superset(&self.sent);
             let in_private = self.held(&private, 2).await;
@@ -199,11 +253,6 @@ impl World {
             }
             sleep(Duration::from_millis(300)).await;
         }
-        assert!(
-            !self.sides[2].proxy.delivered(&private),
-            "seed {}: a server was sent a room that it is not in",
-            self.seed
-        );
     }
 }
 
@@ -214,6 +263,8 @@ async fn runs(first: u64, count: u64) {
             world.step(step).await;
         }
         world.heal().await;
+        world.agree().await;
+        world.part().await;
         world.agree().await;
     }
 }

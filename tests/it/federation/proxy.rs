@@ -65,8 +65,14 @@ struct Inner {
     weather: Mutex<Weather>,
     /// Where the server answers, while it is there.
     target: Mutex<Option<String>>,
-    /// Rooms of the events that were delivered.
-    rooms: Mutex<Vec<String>>,
+    /// What was delivered in transactions.
+    delivered: Mutex<Vec<Delivered>>,
+}
+
+/// An event that was delivered: its room, and its text if it is a message.
+struct Delivered {
+    room: String,
+    text: Option<String>,
 }
 
 /// What becomes of a request.
@@ -89,7 +95,7 @@ impl Proxy {
             random: Random::seeded(seed),
             weather: Mutex::new(Weather::Fair),
             target: Mutex::new(None),
-            rooms: Mutex::default(),
+            delivered: Mutex::default(),
         });
         let mut listening = JoinSet::new();
         let serving = Arc::clone(&inner);
@@ -114,7 +120,13 @@ impl Proxy {
 
     /// Whether any event of this room was delivered.
     pub(super) fn delivered(&self, room: &str) -> bool {
-        self.inner.rooms.lock().unwrap().iter().any(|delivered| delivered == room)
+        self.inner.delivered.lock().unwrap().iter().any(|delivered| delivered.room == room)
+    }
+
+    /// Whether any message was delivered whose text begins so.
+    pub(super) fn delivered_text(&self, text: &str) -> bool {
+        let delivered = self.inner.delivered.lock().unwrap();
+        delivered.iter().filter_map(|delivered| delivered.text.as_ref()).any(|it| it.starts_with(text))
     }
 }
 
@@ -194,7 +206,10 @@ impl Inner {
     fn note(&self, body: &Bytes) {
         let body: Value = serde_json::from_slice(body).unwrap_or_default();
         let pdus = body["pdus"].as_array().cloned().unwrap_or_default();
-        let rooms = pdus.iter().filter_map(|pdu| pdu["room_id"].as_str().map(str::to_owned));
-        self.rooms.lock().unwrap().extend(rooms);
+        let delivered = pdus.iter().map(|pdu| Delivered {
+            room: pdu["room_id"].as_str().unwrap_or_default().to_owned(),
+            text: pdu["content"]["body"].as_str().map(str::to_owned),
+        });
+        self.delivered.lock().unwrap().extend(delivered);
     }
 }

@@ -134,6 +134,45 @@ async fn each_server_is_stopped_in_turn_and_both_end_up_alike() {
     assert_eq!(at_one, texts(two.bea.http.history(&two.bea.person, &room).await));
 }
 
+/// What `allod federation` prints of a server.
+fn asked(server: &Server, arguments: &[&str]) -> String {
+    let config = server.folder.path().join("allod.toml");
+    let output = allod()
+        .arg("federation")
+        .args(arguments)
+        .arg("--config")
+        .arg(config)
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn the_ledger_and_the_contacts_say_where_what_went_over_a_restart() {
+    let mut two = two().await;
+    let room = two.room().await;
+    two.anna.say(&room, "hello").await;
+    two.bea.hears(&room, "hello").await;
+    let (anna, partner) = (two.anna.person.user_id.clone(), two.two.name.clone());
+    // What was delivered is written down before the next transaction is.
+    two.one.running.take().unwrap().stop();
+    two.one.start();
+    for subject in [partner.as_str(), room.as_str()] {
+        let told = asked(&two.one, &["ledger", subject]);
+        let line =
+            told.lines().find(|line| line.contains(&room)).unwrap_or_else(|| panic!("{subject}: {told}"));
+        assert!(line.contains(&partner), "{line}");
+    }
+    let unknown = asked(&two.one, &["ledger", "nobody.example"]);
+    assert!(!unknown.contains(&room), "{unknown}");
+    let contacts = asked(&two.one, &["contacts"]);
+    let host = partner.split(':').next().unwrap();
+    assert!(contacts.lines().any(|line| line.contains(host)), "{contacts}");
+    assert!(!contacts.contains(&anna), "{contacts}");
+}
+
 #[tokio::test]
 async fn rooms_elsewhere_are_joined_by_alias_knocked_at_and_refused() {
     let mut two = two().await;

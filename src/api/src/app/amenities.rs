@@ -8,7 +8,7 @@ use allod_server::{
     config::SecretFile,
     egress::Egress,
     federation::Federation,
-    media::{Media, MediaSources, Previews},
+    media::{self, Media, MediaSources, Previews},
     profiles::Profiles,
     remote_keys::RemoteKeys,
     rooms::Rooms,
@@ -57,14 +57,18 @@ impl Amenities {
         let succession =
             Succession::new(rooms.clone(), user_data.account_data.clone(), user_data.push_rules.clone());
         let user_directory = UserDirectory::new(accounts.users().clone(), profiles.clone(), rooms.clone());
-        let remote_keys = client.clone().map(|client| {
-            let users = accounts.users().clone();
-            RemoteKeys::new(database.clone(), users, rooms.clone(), client, clock.clone())
-        });
+        let remote_keys = match client.clone() {
+            Some(client) => {
+                let users = accounts.users().clone();
+                Some(RemoteKeys::open(database.clone(), users, rooms.clone(), client, clock.clone()).await?)
+            }
+            None => None,
+        };
         let turn_secret = config.get().calls.turn_secret.as_ref().map(SecretFile::read).transpose()?;
         let calls = Calls::new(config.clone(), turn_secret, clock.clone());
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
+        let bucket = media::bucket(&config.get(), egress).map_err(media::OpenError::from)?;
         let sources = MediaSources {
             database,
             config: config.clone(),
@@ -72,6 +76,7 @@ impl Amenities {
             random,
             tasks,
             client,
+            bucket,
             rooms: rooms.clone(),
         };
         let media = Media::open(sources).await?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use allod_server::{
     account_data::AccountData,
+    dehydrated_devices::DehydratedDevices,
     devices::Devices,
     filters::Filters,
     key_backup::KeyBackup,
@@ -34,6 +35,7 @@ pub(super) struct UserDataServices {
     pub(super) presence: Presence,
     pub(super) to_device: ToDevice,
     pub(super) keys: Keys,
+    pub(super) dehydrated_devices: DehydratedDevices,
     pub(super) key_backup: KeyBackup,
 }
 
@@ -55,13 +57,22 @@ impl UserDataServices {
         let receipts =
             Receipts::new(database.clone(), account_data.clone(), Arc::clone(rooms), clock.clone());
         receipts.set_shared(config.get().ephemeral.receipts);
+        let keys = Keys::new(database.clone(), users.clone(), devices.clone());
+        let to_device = ToDevice::new(database.clone(), users.clone(), devices.clone(), clock.clone());
         Self {
+            dehydrated_devices: DehydratedDevices::new(
+                database.clone(),
+                users.clone(),
+                devices.clone(),
+                keys.clone(),
+                to_device.clone(),
+            ),
             tags: Tags::new(account_data.clone()),
             filters: Filters::new(database.clone()),
             push_rules,
             receipts,
-            to_device: ToDevice::new(database.clone(), users.clone(), devices.clone(), clock.clone()),
-            keys: Keys::new(database.clone(), users.clone(), devices.clone()),
+            to_device,
+            keys,
             key_backup: KeyBackup::new(database.clone()),
             wakes,
             ephemeral,

@@ -176,7 +176,7 @@ impl From<DeviceError> for Error {
     fn from(error: DeviceError) -> Self {
         match error {
             DeviceError::NotFound => Self::not_found("No such device"),
-            DeviceError::BadText => Self::invalid_param(error.to_string()),
+            DeviceError::BadText | DeviceError::InUse => Self::invalid_param(error.to_string()),
             DeviceError::IdOfKey | DeviceError::TooMany => Self::forbidden(error.to_string()),
             DeviceError::Storage(error) => error.into(),
         }

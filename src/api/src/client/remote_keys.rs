@@ -77,11 +77,11 @@ pub(super) async fn claim(
     wanted: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
 ) {
     let wanted = of_others(app, wanted);
-    let Some(federation) = &app.federation else {
+    let Some(remote_keys) = &app.remote_keys else {
         response.failures = unasked(wanted.keys());
         return;
     };
-    for (server, answer) in federation.client.claim_keys(wanted, PATIENCE).await {
+    for (server, answer) in remote_keys.claim(wanted, PATIENCE).await {
         match answer {
             Ok(answer) => response.one_time_keys.extend(of_server(&server, answer.one_time_keys)),
             Err(error) => drop(response.failures.insert(server.to_string(), failure(&error))),

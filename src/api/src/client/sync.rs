@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use allod_server::{
     rooms::send::Caller,
-    sync::v3::{FilterChoice, StatePlace, SyncError, SyncRequest},
+    sync::v3::{FilterChoice, Parts, StatePlace, SyncBody, SyncError, SyncRequest},
 };
+use axum::body::Body;
+use futures_util::stream;
 use http::Method;
 use ruma::api::{
     IncomingRequest, Metadata,
@@ -20,7 +22,7 @@ use crate::{
     auth::Guest,
     endpoint::Routes,
     error::{Error, Result},
-    response::{Response, json_bytes},
+    response::{Response, json_bytes, json_stream},
 };
 
 mod sliding;
@@ -49,7 +51,16 @@ async fn sync_events(app: App, caller: Guest, sync: SyncEvents) -> Result<Respon
     };
     let body = app.sync.v3(request).await?;
     still_signed_in(&app, &caller, epoch).await?;
-    Ok(json_bytes(body))
+    Ok(match body {
+        SyncBody::Whole(body) => json_bytes(body),
+        SyncBody::Parts(parts) => json_parts(parts),
+    })
+}
+
+/// An answer that is sent while it is made. If it cannot be finished, the connection is cut.
+fn json_parts(parts: Parts) -> Response {
+    let parts = stream::unfold(parts, async |mut parts| Some((parts.next().await?, parts)));
+    json_stream(Body::from_stream(parts))
 }
 
 /// Who was signed out while waiting gets nothing of what came meanwhile.

@@ -167,6 +167,66 @@ fn cve_2022_39374_bad_auth_events() {
     assert!(room.check(&event).is_err(), "another room's");
 }
 
+/// Rules on members and levels that were applied other than as specified: each of these is refused, in every version.
+#[test]
+fn cve_2022_31152_rules_that_were_misread() {
+    for version in ["3", "6", "9", "10", "11"] {
+        let mut room = Room::new(version);
+        let rule = json!({ "join_rule": "public" });
+        room.add(room.event("$rules", "@a:x", "m.room.join_rules", Some(""), &rule));
+        let levels = json!({ "users": { "@a:x": 100, "@b:y": 50 }, "events": { "x.secret": 75 } });
+        room.add(room.event("$levels", "@a:x", "m.room.power_levels", Some(""), &levels));
+        room.add(room.event("$bob", "@b:y", "m.room.member", Some("@b:y"), &json!({ "membership": "join" })));
+        let kind = "m.room.power_levels";
+        let changed = |path: &str, value: Value| {
+            let mut levels = levels.clone();
+            *levels.pointer_mut(path).unwrap() = value;
+            levels
+        };
+        let refused = [
+            ("no user id", "@a:x", kind, Some(""), changed("/users", json!({ "@a:x": 100, "a": 1 }))),
+            ("no number", "@a:x", kind, Some(""), changed("/users/@b:y", json!("much"))),
+            ("no object", "@a:x", kind, Some(""), changed("/users", json!([]))),
+            ("to more than one's own", "@b:y", kind, Some(""), changed("/users/@b:y", json!(51))),
+            ("from more than one's own", "@b:y", kind, Some(""), changed("/events/x.secret", json!(50))),
+            ("another's level", "@b:y", kind, Some(""), changed("/users/@a:x", json!(0))),
+            ("another's state key", "@b:y", "x.state", Some("@a:x"), json!({})),
+            ("a level above one's own", "@b:y", "x.secret", None, json!({})),
+            ("no membership", "@b:y", "m.room.member", Some("@b:y"), json!({})),
+            ("a join for another", "@b:y", "m.room.member", Some("@c:y"), json!({ "membership": "join" })),
+            (
+                "a kick of one's equal or better",
+                "@b:y",
+                "m.room.member",
+                Some("@a:x"),
+                json!({ "membership": "leave" }),
+            ),
+            (
+                "an unknown membership",
+                "@b:y",
+                "m.room.member",
+                Some("@b:y"),
+                json!({ "membership": "guest" }),
+            ),
+            (
+                "an invitation of a member",
+                "@a:x",
+                "m.room.member",
+                Some("@b:y"),
+                json!({ "membership": "invite" }),
+            ),
+        ];
+        for (what, sender, kind, state_key, content) in refused {
+            let event = room.event("$event", sender, kind, state_key, &content);
+            assert!(room.check(&event).is_err(), "version {version}: {what}");
+        }
+        let event = room.event("$event", "@b:y", "m.room.member", None, &json!({ "membership": "leave" }));
+        assert!(room.check(&event).is_err(), "version {version}: a member without a state key");
+        let lowered = room.event("$event", "@b:y", kind, Some(""), &changed("/users/@b:y", json!(10)));
+        assert_eq!(room.check(&lowered), Ok(()), "version {version}: one's own level lowered");
+    }
+}
+
 #[test]
 fn state_needed_has_the_create_event() {
     for rules in [RoomVersionRules::V11, RoomVersionRules::V12] {

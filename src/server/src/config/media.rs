@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     option::section,
+    secret::SecretFile,
     value::{ByteSize, Interval},
 };
 
@@ -12,6 +13,17 @@ section! {
     Media = "media" {
         /// The folder of the files. Not set: media in data_dir.
         folder: Option<PathBuf> = None => "/srv/allod/media";
+        /// A bucket of an S3-compatible store that keeps the files instead of a folder, and where the store is. Backups do not
+        /// contain what is in a bucket. Give the bucket a rule that removes incomplete uploads after a day or more.
+        bucket: Option<String> = None => "media";
+        /// Where the store of the bucket is.
+        bucket_endpoint: Option<String> = None => "https://s3.example.org";
+        /// The region of the bucket, where its store has regions.
+        bucket_region: String = "us-east-1".to_owned();
+        /// The name of the key that opens the bucket.
+        bucket_key: Option<String> = None => "allod";
+        /// The file with the secret of that key.
+        bucket_secret: Option<SecretFile> = None => "/etc/allod/bucket.secret";
         /// Largest file that can be uploaded, or is fetched of another server.
         upload_size: ByteSize = ByteSize::mib(100), Reloaded;
         /// How much one person may keep here in all. Not set: no limit.
@@ -44,10 +56,22 @@ section! {
         previews: Vec<String> = Vec::new() => "[\"*\", \"!unwanted.example\"]";
     }
     check |media| {
+        let mut problems = Vec::new();
         if media.upload_size.0 == 0 {
-            return vec![("upload_size", "nothing could be uploaded; give it a size".to_owned())];
+            problems.push(("upload_size", "nothing could be uploaded; give it a size".to_owned()));
         }
-        Vec::new()
+        if media.bucket.is_some() {
+            for (name, missing) in [
+                ("bucket_endpoint", media.bucket_endpoint.is_none()),
+                ("bucket_key", media.bucket_key.is_none()),
+                ("bucket_secret", media.bucket_secret.is_none()),
+            ] {
+                if missing {
+                    problems.push((name, "a bucket needs it".to_owned()));
+                }
+            }
+        }
+        problems
     };
 }
 

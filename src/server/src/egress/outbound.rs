@@ -87,10 +87,10 @@ impl Prepared {
 /// A client. Cheap to clone; clones share connections.
 #[derive(Clone, Debug)]
 pub struct Outbound {
-    gate: Egress,
+    pub(super) gate: Egress,
     purpose: Purpose,
-    client: Client,
-    pins: Pins,
+    pub(super) client: Client,
+    pub(super) pins: Pins,
     scheme: &'static str,
 }
 
@@ -242,10 +242,10 @@ fn chain(error: &dyn StdError) -> String {
 
 /// The addresses that connections are made to, by host: those that were checked, and no others.
 #[derive(Clone, Debug, Default)]
-struct Pins(Arc<Mutex<HashMap<String, Arc<[SocketAddr]>>>>);
+pub(super) struct Pins(Arc<Mutex<HashMap<String, Arc<[SocketAddr]>>>>);
 
 impl Pins {
-    fn put(&self, host: &str, addresses: &Checked) {
+    pub(super) fn put(&self, host: &str, addresses: &Checked) {
         let mut pins = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if pins.len() >= PINS_MAX && !pins.contains_key(host) {
             pins.clear();

@@ -20,13 +20,16 @@ pub enum Purpose {
     Appservice,
     /// Pages of the web, for previews of links.
     Preview,
+    /// The object store of media, which the configuration names.
+    Objects,
     /// The mail server, which the configuration names.
     Mail,
 }
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 5] = [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Mail];
+    pub const ALL: [Self; 6] =
+        [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects, Self::Mail];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Purpose {
             Self::Push => "push",
             Self::Appservice => "application services",
             Self::Preview => "previews of links",
+            Self::Objects => "object storage",
             Self::Mail => "mail",
         }
     }
@@ -46,6 +50,7 @@ impl Purpose {
             Self::Push => 2,
             Self::Appservice => 3,
             Self::Preview => 4,
+            Self::Objects => 5,
             Self::Mail => 7,
         }
     }

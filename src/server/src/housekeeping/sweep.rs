@@ -17,7 +17,7 @@ use crate::{
         appservices::AppserviceQueue,
         inbound::{InboundTransaction, RemoteKeyList, StrandedEvent, UnverifiedEvent},
         inbox::{ToDeviceProgress, ToDeviceTransaction},
-        keys::DeviceListChange,
+        keys::{DeviceListChange, KeyFailure},
         outbox::QueuedEdu,
         rooms::Transaction,
         upkeep::{Chore, ChoreRow, PositionAtTime},
@@ -115,6 +115,12 @@ impl Aged for RemoteKeyList {
     }
 }
 
+impl Aged for KeyFailure {
+    fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
+        [&value.query, &value.claim].into_iter().flatten().map(|kind| kind.last_ms).max().unwrap_or_default()
+    }
+}
+
 impl Aged for StrandedEvent {
     fn since_ms(_: &Self::Key, value: &Self::Value, _: &Times) -> u64 {
         value.since_ms
@@ -192,6 +198,7 @@ fn sweeps() -> Vec<Sweep> {
         of::<StrandedEvent>(),
         of::<UnverifiedEvent>(),
         of::<RemoteKeyList>(),
+        of::<KeyFailure>(),
         of::<QueuedEdu>(),
         of::<AppserviceQueue>(),
         of::<EgressContact>(),

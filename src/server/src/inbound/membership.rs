@@ -23,7 +23,7 @@ use crate::{
     rooms::{
         Room,
         event::StoredEvent,
-        ingest::{Incoming, IngestError, IngestOutcome, Placement, Verified},
+        ingest::{Incoming, IngestError, IngestOutcome, Placement, ToldBy, Verified},
         membership,
         template::TemplateError,
     },
@@ -257,7 +257,7 @@ impl Inbound {
             self.0.verifier.check_one(&room.room_id, &room.rules, &through.raw, References::Limited).await?;
         let event: Verified = checked.map_err(|error| ThroughError::Invalid(error.to_string()))?;
         let mut incoming = Incoming::new(event, Placement::Live);
-        incoming.relay = true;
+        incoming.told_by = ToldBy::Us;
         let answers = self.0.rooms.ingest(room, vec![incoming]).await?;
         let outcome = answers.into_iter().next().map(|answer| answer.outcome);
         match outcome {

@@ -13,13 +13,15 @@ use crate::{
     log::Happened,
     numbers::{DeviceNumber, UserNumber},
     tables::{
-        Stamped,
-        keys::{FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, OneTimeKey, OneTimeKeyById},
+        Stamped, Table,
+        keys::{
+            FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, OneTimeKey, OneTimeKeyById, OneTimeKeyRow,
+        },
     },
 };
 
 /// Keys handed out in one commit: some, because a conflict with an upload makes all of them be tried again.
-const CLAIMS_PER_COMMIT: usize = 100;
+const CLAIMS_PER_COMMIT: usize = 500;
 /// Queues of those who claim; a device's number says which is its.
 const QUEUES: usize = 128;
 
@@ -62,6 +64,16 @@ struct Claim<'a> {
     algorithm: &'a str,
 }
 
+/// What a device has left of an algorithm.
+struct Left {
+    /// The oldest of its one-time keys, and where it stands.
+    oldest: Option<(<OneTimeKey as Table>::Key, OneTimeKeyRow)>,
+    /// Its fallback key, if there is no other.
+    fallback: Option<FallbackKeyRow>,
+    /// How many there are.
+    counts: Option<Stamped<KeyCountsRow>>,
+}
+
 /// A key that would be handed out.
 struct Found {
     key_id: String,
@@ -87,11 +99,13 @@ impl Keys {
         let local: Vec<_> = wanted.iter().filter(|(user_id, _)| self.users.is_local(user_id)).collect();
         let ids: Vec<&UserId> = local.iter().map(|(user_id, _)| &***user_id).collect();
         let numbers = self.users.numbers(&ids).await?;
+        let users: Vec<UserNumber> = numbers.iter().flatten().copied().collect();
+        let mut lists = self.devices.lists(&users).await?.into_iter();
         let mut claims = Vec::new();
         for ((user_id, devices), user) in local.into_iter().zip(numbers) {
-            let Some(user) = user else { continue };
+            let Some((user, known)) = user.and_then(|user| Some((user, lists.next()?))) else { continue };
             for (device_id, algorithm) in devices {
-                if let Some(device) = self.devices.find(user, device_id).await? {
+                if let Some(device) = known.iter().find(|device| device.id == *device_id) {
                     claims.push(Claim { user_id, user, device_id, device: device.number, algorithm });
                 }
             }
@@ -104,8 +118,8 @@ impl Keys {
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
             let mut found = Vec::new();
-            for claim in claims {
-                found.extend(self.stage_claim(&mut write, *claim).await?.map(|key| (*claim, key)));
+            for (claim, left) in claims.iter().zip(self.what_is_left(claims).await?) {
+                found.extend(self.stage_claim(&mut write, *claim, left).map(|key| (*claim, key)));
             }
             if write.is_empty() {
                 return Ok(found);
@@ -120,43 +134,63 @@ impl Keys {
         Err(KeyError::Busy)
     }
 
-    async fn stage_claim(&self, write: &mut Write, claim: Claim<'_>) -> Result<Option<Found>, Error> {
+    /// What each device has left of the algorithm wanted: three reads, however many devices there are.
+    async fn what_is_left(&self, claims: &[Claim<'_>]) -> Result<Vec<Left>, Error> {
+        let keys: Vec<_> = claims
+            .iter()
+            .map(|claim| (claim.user, claim.device, self.algorithm_hash(claim.algorithm)))
+            .collect();
+        let oldest: Vec<_> = keys.iter().map(|key| Range::<OneTimeKey>::prefix(key).limit(1)).collect();
+        let oldest = self.database.scan_many(&oldest).await?.into_iter().map(|mut page| page.rows.pop());
+        let oldest: Vec<_> = oldest.collect();
+        let counts: Vec<_> = claims.iter().map(|claim| (claim.user, claim.device)).collect();
+        let counts = self.database.get_all::<KeyCounts>(&counts).await?;
+        let empty: Vec<_> =
+            keys.iter().zip(&oldest).filter(|(_, oldest)| oldest.is_none()).map(|(key, _)| *key).collect();
+        let mut fallbacks = self.database.get_all::<FallbackKey>(&empty).await?.into_iter();
+        let left = oldest.into_iter().zip(counts).map(|(oldest, counts)| {
+            let fallback = if oldest.is_none() { fallbacks.next().flatten() } else { None };
+            Left { oldest, fallback, counts }
+        });
+        Ok(left.collect())
+    }
+
+    fn stage_claim(&self, write: &mut Write, claim: Claim<'_>, left: Left) -> Option<Found> {
         let Claim { user, device, algorithm, .. } = claim;
-        let hash = self.algorithm_hash(algorithm);
-        let oldest = Range::<OneTimeKey>::prefix(&(user, device, hash)).limit(1);
-        if let Some((key, row)) = self.database.scan(&oldest).await?.rows.pop() {
+        let Left { oldest, fallback, counts } = left;
+        if let Some((key, row)) = oldest {
             write.exists::<OneTimeKey>(&key);
             write.delete::<OneTimeKey>(&key);
             write.delete::<OneTimeKeyById>(&(user, device, self.one_time_id_hash(&row.key_id)));
-            self.stage_counts(write, claim, |left| take_one(left, algorithm)).await?;
-            return Ok(Some(Found { key_id: row.key_id, json: row.json }));
+            stage_counts(write, claim, counts, |left| take_one(left, algorithm));
+            return Some(Found { key_id: row.key_id, json: row.json });
         }
-        let key = (user, device, hash);
-        let Some(fallback) = self.database.get::<FallbackKey>(&key).await? else { return Ok(None) };
+        let fallback = fallback?;
         if !fallback.used {
+            let key = (user, device, self.algorithm_hash(algorithm));
             write.equals::<FallbackKey>(&key, &fallback);
             write.put::<FallbackKey>(&key, &FallbackKeyRow { used: true, ..fallback.clone() });
-            self.stage_counts(write, claim, |left| left.unused_fallback.retain(|unused| unused != algorithm))
-                .await?;
+            stage_counts(write, claim, counts, |left| {
+                left.unused_fallback.retain(|unused| unused != algorithm);
+            });
         }
-        Ok(Some(Found { key_id: fallback.key_id, json: fallback.json }))
+        Some(Found { key_id: fallback.key_id, json: fallback.json })
     }
+}
 
-    async fn stage_counts(
-        &self,
-        write: &mut Write,
-        claim: Claim<'_>,
-        change: impl FnOnce(&mut KeyCountsRow),
-    ) -> Result<(), Error> {
-        let key = (claim.user, claim.device);
-        let Some(old) = self.database.get::<KeyCounts>(&key).await? else { return Ok(()) };
-        let mut left = old.value.clone();
-        change(&mut left);
-        write.equals::<KeyCounts>(&key, &old);
-        write.put::<KeyCounts>(&key, &Stamped::pending(left));
-        write.log(Happened::UserData { user: claim.user });
-        Ok(())
-    }
+fn stage_counts(
+    write: &mut Write,
+    claim: Claim<'_>,
+    counts: Option<Stamped<KeyCountsRow>>,
+    change: impl FnOnce(&mut KeyCountsRow),
+) {
+    let Some(old) = counts else { return };
+    let key = (claim.user, claim.device);
+    let mut left = old.value.clone();
+    change(&mut left);
+    write.equals::<KeyCounts>(&key, &old);
+    write.put::<KeyCounts>(&key, &Stamped::pending(left));
+    write.log(Happened::UserData { user: claim.user });
 }
 
 fn take_one(left: &mut KeyCountsRow, algorithm: &str) {

@@ -8,8 +8,12 @@ use serde_json::{Map, Value, value::RawValue};
 use super::Keys;
 use crate::{
     database::{Error, Range},
+    devices::Device,
     numbers::UserNumber,
-    tables::keys::{CrossSigningKey, DeviceKeys, KeySignature, KeySignatureRow, StoredKey},
+    tables::{
+        Stamped,
+        keys::{CrossSigningKey, DeviceKeys, KeySignature, KeySignatureRow, StoredKey},
+    },
 };
 
 /// Kinds of cross-signing keys as they stand in keys.
@@ -30,6 +34,26 @@ pub struct Queried {
     pub user_signing_keys: BTreeMap<OwnedUserId, Box<RawValue>>,
 }
 
+/// Users whose keys are read together.
+const USERS_TOGETHER: usize = 250;
+/// Signatures that are read together of each; whoever has more is read apart.
+const PAGE_SIGNATURES: usize = 64;
+
+/// A user whose keys are asked for: of these devices, or of all.
+struct AskedUser<'a> {
+    user_id: &'a OwnedUserId,
+    user: UserNumber,
+    devices: &'a [OwnedDeviceId],
+}
+
+/// What is stored of a user's keys.
+struct OfUser {
+    devices: Vec<(Device, Option<Stamped<StoredKey>>)>,
+    cross_signing: [(u8, Option<Stamped<StoredKey>>); 3],
+    /// Those that may be shown to who asks.
+    signatures: Vec<KeySignatureRow>,
+}
+
 impl Keys {
     /// The keys of the local users among `wanted`: of all devices, or of those listed. `asking` sees the signatures
     /// that they made themselves, and nobody else's but each user's own.
@@ -43,11 +67,17 @@ impl Keys {
         let numbers = self.users.numbers(&ids).await?;
         let users: Vec<UserNumber> = numbers.iter().flatten().copied().collect();
         let mut exists = self.users.accounts(&users).await?.into_iter();
-        let mut queried = Queried::default();
+        let mut asked = Vec::new();
         for ((user_id, devices), user) in local.into_iter().zip(numbers) {
             let Some(user) = user else { continue };
             if exists.next().flatten().is_some() {
-                self.query_user(&mut queried, asking, user_id, user, devices).await?;
+                asked.push(AskedUser { user_id, user, devices });
+            }
+        }
+        let mut queried = Queried::default();
+        for asked in asked.chunks(USERS_TOGETHER) {
+            for (asked, keys) in asked.iter().zip(self.keys_of(asking, asked).await?) {
+                add_user(&mut queried, asking, asked, keys);
             }
         }
         Ok(queried)
@@ -72,54 +102,95 @@ impl Keys {
         Ok(())
     }
 
-    async fn query_user(
+    /// What is stored of the keys of several users: five reads, however many they are.
+    async fn keys_of(
         &self,
-        queried: &mut Queried,
         asking: Option<UserNumber>,
-        user_id: &OwnedUserId,
-        user: UserNumber,
-        wanted: &[OwnedDeviceId],
-    ) -> Result<(), Error> {
-        let mut signatures = self.signatures(user, user).await?;
-        if let Some(asking) = asking.filter(|asking| *asking != user) {
-            signatures.extend(self.signatures(user, asking).await?);
-        }
-        let list = self.devices.list(user).await?;
-        let devices: Vec<_> =
-            list.iter().filter(|device| wanted.is_empty() || wanted.contains(&device.id)).collect();
-        let keys: Vec<_> = devices.iter().map(|device| (user, device.number)).collect();
-        let mut of_devices = BTreeMap::new();
-        for (device, row) in devices.into_iter().zip(self.database.get_all::<DeviceKeys>(&keys).await?) {
-            let Some(row) = row else { continue };
-            let mut object = signed(&row.value, device.id.as_str(), &signatures);
-            if let Some(name) = &device.row.display_name {
-                object.insert("unsigned".to_owned(), serde_json::json!({ "device_display_name": name }));
+        asked: &[AskedUser<'_>],
+    ) -> Result<Vec<OfUser>, Error> {
+        let users: Vec<UserNumber> = asked.iter().map(|asked| asked.user).collect();
+        let own: Vec<_> = users.iter().map(|user| (*user, *user)).collect();
+        let mut signatures = self.signatures_of(&own).await?;
+        if let Some(asking) = asking {
+            let others: Vec<_> = users.iter().map(|user| (*user, asking)).collect();
+            for (own, others) in signatures.iter_mut().zip(self.signatures_of(&others).await?) {
+                // One's own are there already.
+                if own.1 != asking {
+                    own.0.extend(others.0);
+                }
             }
-            of_devices.extend(raw(&object).map(|json| (device.id.clone(), json)));
         }
-        queried.device_keys.insert(user_id.clone(), of_devices);
-        let kinds = [(user, MASTER), (user, SELF_SIGNING), (user, USER_SIGNING)];
-        let rows = self.database.multi_get::<CrossSigningKey>(&kinds).await?;
-        for ((_, kind), row) in kinds.into_iter().zip(rows) {
-            let Some(row) = row else { continue };
-            let object =
-                signed(&row.value, public_part(&row.value).as_deref().unwrap_or_default(), &signatures);
-            let Some(json) = raw(&object) else { continue };
-            let keys = match kind {
-                MASTER => &mut queried.master_keys,
-                SELF_SIGNING => &mut queried.self_signing_keys,
-                _ if asking == Some(user) => &mut queried.user_signing_keys,
-                _ => continue,
-            };
-            keys.insert(user_id.clone(), json);
-        }
-        Ok(())
+        let lists = self.devices.lists(&users).await?;
+        let wanted = asked.iter().zip(lists).map(|(asked, list)| {
+            let is_wanted = |device: &&Device| asked.devices.is_empty() || asked.devices.contains(&device.id);
+            list.iter().filter(is_wanted).cloned().collect::<Vec<Device>>()
+        });
+        let wanted: Vec<Vec<Device>> = wanted.collect();
+        let places = users.iter().zip(&wanted);
+        let places = places.flat_map(|(user, devices)| devices.iter().map(|device| (*user, device.number)));
+        let keys = self.database.get_all::<DeviceKeys>(&places.collect::<Vec<_>>()).await?;
+        let kinds =
+            users.iter().flat_map(|user| [MASTER, SELF_SIGNING, USER_SIGNING].map(|kind| (*user, kind)));
+        let cross_signing = self.database.get_all::<CrossSigningKey>(&kinds.collect::<Vec<_>>()).await?;
+        let (mut keys, mut cross_signing) = (keys.into_iter(), cross_signing.into_iter());
+        let of_users = wanted.into_iter().zip(signatures).map(|(devices, (signatures, _))| OfUser {
+            devices: devices.into_iter().map(|device| (device, keys.next().flatten())).collect(),
+            cross_signing: [MASTER, SELF_SIGNING, USER_SIGNING]
+                .map(|kind| (kind, cross_signing.next().flatten())),
+            signatures,
+        });
+        Ok(of_users.collect())
     }
 
     /// The signatures of a user's keys that `signer` made.
     async fn signatures(&self, user: UserNumber, signer: UserNumber) -> Result<Vec<KeySignatureRow>, Error> {
         let rows = self.database.scan_all(Range::<KeySignature>::prefix(&(user, signer))).await?;
         Ok(rows.into_iter().map(|(_, row)| row).collect())
+    }
+
+    /// The same for several users and signers, in their order, each with its signer.
+    async fn signatures_of(
+        &self,
+        of: &[(UserNumber, UserNumber)],
+    ) -> Result<Vec<(Vec<KeySignatureRow>, UserNumber)>, Error> {
+        let ranges = of.iter().map(|key| Range::<KeySignature>::prefix(key).limit(PAGE_SIGNATURES));
+        let pages = self.database.scan_many(&ranges.collect::<Vec<_>>()).await?;
+        let mut signatures = Vec::with_capacity(of.len());
+        for ((user, signer), page) in of.iter().zip(pages) {
+            let rows = if page.more {
+                self.signatures(*user, *signer).await?
+            } else {
+                page.rows.into_iter().map(|(_, row)| row).collect()
+            };
+            signatures.push((rows, *signer));
+        }
+        Ok(signatures)
+    }
+}
+
+/// Adds what a user is shown of another's keys to an answer.
+fn add_user(queried: &mut Queried, asking: Option<UserNumber>, asked: &AskedUser<'_>, keys: OfUser) {
+    let OfUser { devices, cross_signing, signatures } = keys;
+    let mut of_devices = BTreeMap::new();
+    for (device, row) in devices {
+        let Some(row) = row else { continue };
+        let mut object = signed(&row.value, device.id.as_str(), &signatures);
+        if let Some(name) = device.row.display_name {
+            object.insert("unsigned".to_owned(), serde_json::json!({ "device_display_name": name }));
+        }
+        of_devices.extend(raw(&object).map(|json| (device.id, json)));
+    }
+    queried.device_keys.insert(asked.user_id.clone(), of_devices);
+    for (kind, row) in cross_signing {
+        let Some(row) = row else { continue };
+        let keys = match kind {
+            MASTER => &mut queried.master_keys,
+            SELF_SIGNING => &mut queried.self_signing_keys,
+            _ if asking == Some(asked.user) => &mut queried.user_signing_keys,
+            _ => continue,
+        };
+        let public = public_part(&row.value).unwrap_or_default();
+        keys.extend(raw(&signed(&row.value, &public, &signatures)).map(|json| (asked.user_id.clone(), json)));
     }
 }
 

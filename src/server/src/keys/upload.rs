@@ -10,19 +10,20 @@ use super::{
     claimable::{self, Claimable},
     counts,
     object::{CURVE25519, ED25519, KeyObject, SigningKey, is_agreement_key, is_signing_key},
-    query::public_part,
+    query::{SELF_SIGNING, public_part},
 };
 use crate::{
     database::Write,
     devices::list_changed,
     log::Happened,
-    numbers::Hash128,
+    numbers::{Hash128, UserNumber},
     tables::{
         Stamped,
         accounts::Device,
         keys::{
-            DeviceKeys, FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, KeySignature, KeyUpload,
-            OneTimeKey, OneTimeKeyById, OneTimeKeyDigest, OneTimeKeyRow, StoredKey,
+            CrossSigningKey, DeviceKeys, FallbackKey, FallbackKeyRow, KeyCounts, KeyCountsRow, KeySignature,
+            KeySignatureRow, KeyUpload, OneTimeKey, OneTimeKeyById, OneTimeKeyDigest, OneTimeKeyRow,
+            StoredKey,
         },
     },
 };
@@ -31,6 +32,9 @@ use crate::{
 const ONE_TIME_KEYS_MAX: u32 = 2_000;
 /// The algorithm for which a device needs a key to agree on secrets with.
 const OLM: &str = "m.olm.v1.curve25519-aes-sha2";
+
+/// Where a signature stands.
+type SignatureKey = (UserNumber, UserNumber, Hash128, Hash128);
 
 /// What a device uploads.
 #[derive(Debug, Default)]
@@ -65,11 +69,7 @@ impl Keys {
     /// Stores what a device uploads, all or nothing, and returns what it has left to be claimed. The same keys again are
     /// no change.
     pub async fn upload(&self, owner: Owner<'_>, upload: &Upload) -> Result<Counts, KeyError> {
-        let checked = Checked {
-            device_keys: upload.device_keys.as_ref().map(|json| device_keys(owner, json)).transpose()?,
-            one_time: claimable::parse(&upload.one_time_keys)?,
-            fallback: claimable::parse(&upload.fallback_keys)?,
-        };
+        let checked = check(owner, upload)?;
         for _ in 0..ATTEMPTS_MAX {
             let mut write = Write::new();
             let device_exists = write.exists::<Device>(&(owner.user, owner.device));
@@ -91,6 +91,22 @@ impl Keys {
             }
         }
         Err(KeyError::Busy)
+    }
+
+    /// Adds the keys of a device that the same write makes, which must be signed.
+    pub(crate) async fn stage_new_device(
+        &self,
+        write: &mut Write,
+        owner: Owner<'_>,
+        upload: &Upload,
+    ) -> Result<(), KeyError> {
+        let checked = check(owner, upload)?;
+        if !checked.device_keys.as_ref().is_some_and(|(_, json)| is_signed(json)) {
+            return Err(KeyError::Signature("the device keys are not signed by their device".into()));
+        }
+        self.stage_upload(write, owner, &checked).await?;
+        write.put::<KeyUpload>(&(owner.user, owner.device), &self.devices.now_ms());
+        Ok(())
     }
 
     fn count_unsigned(&self, checked: &Checked) {
@@ -163,13 +179,23 @@ impl Keys {
             left: KeyCountsRow::default(),
         };
         let Some((object, json)) = uploaded else { return Ok(unchanged) };
+        let self_signature = self.self_signature(write, owner, object).await?;
         if old.is_some_and(|old| old.value.json == *json) {
+            if let Some((key, row)) = self_signature
+                && self.database.get::<KeySignature>(&key).await?.as_ref() != Some(&row)
+            {
+                write.put::<KeySignature>(&key, &row);
+                list_changed(write, owner.user);
+            }
             return Ok(unchanged);
         }
-        if before.as_ref().is_some_and(|before| before.stripped() != object.stripped()) {
-            // Signatures of other keys under the same device id.
+        if before.as_ref().is_none_or(|before| before.stripped() != object.stripped()) {
+            // Signatures of other keys under the same device id, also of a device that was deleted.
             let target = self.target_hash(owner.device_id.as_str());
             write.delete_prefix::<KeySignature>(&(owner.user, owner.user, target));
+        }
+        if let Some((key, row)) = self_signature {
+            write.put::<KeySignature>(&key, &row);
         }
         write.put::<DeviceKeys>(&key, &Stamped::pending(StoredKey { json: json.clone() }));
         list_changed(write, owner.user);
@@ -182,6 +208,30 @@ impl Keys {
             signing_key,
             ..unchanged
         })
+    }
+
+    /// The signature that the user's self-signing key made of device keys in their upload: a dehydrated device comes with
+    /// it, and never signs in to upload it later.
+    async fn self_signature(
+        &self,
+        write: &mut Write,
+        owner: Owner<'_>,
+        object: &KeyObject,
+    ) -> Result<Option<(SignatureKey, KeySignatureRow)>, KeyError> {
+        if object.signing_keys(owner.user_id).len() < 2 {
+            return Ok(None);
+        }
+        let [_, stored, _] = self.cross_signing_keys(owner.user).await?;
+        let Some(stored) = stored else { return Ok(None) };
+        let public = public_part(&stored.value).unwrap_or_default();
+        let key_id = format!("{ED25519}{public}");
+        let Some(signature) = object.signature(owner.user_id, &key_id, &public)? else { return Ok(None) };
+        write.equals::<CrossSigningKey>(&(owner.user, SELF_SIGNING), &stored);
+        let target = owner.device_id.as_str();
+        let hashes = (self.target_hash(target), self.signing_key_hash(&key_id));
+        let (target, signer) = (target.to_owned(), owner.user_id.to_string());
+        let row = KeySignatureRow { target, signer, key_id, signature };
+        Ok(Some(((owner.user, owner.user, hashes.0, hashes.1), row)))
     }
 
     /// Drops what a device of this id signed with a key that it no longer has.
@@ -274,6 +324,15 @@ impl Keys {
     pub(super) fn one_time_id_hash(&self, key_id: &str) -> Hash128 {
         self.database.hash("one-time key", key_id)
     }
+}
+
+/// The parts of an upload, if all are well-formed.
+fn check(owner: Owner<'_>, upload: &Upload) -> Result<Checked, KeyError> {
+    Ok(Checked {
+        device_keys: upload.device_keys.as_ref().map(|json| device_keys(owner, json)).transpose()?,
+        one_time: claimable::parse(&upload.one_time_keys)?,
+        fallback: claimable::parse(&upload.fallback_keys)?,
+    })
 }
 
 /// Whether stored device keys have their device's signature.

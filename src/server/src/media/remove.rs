@@ -76,6 +76,15 @@ impl Media {
         self.change(server, media_id, |row| row.protected = protected).await
     }
 
+    /// Takes a file out of circulation by its key; whether there was one.
+    pub(super) async fn quarantine_by_key(&self, key: Hash128) -> Result<bool, Error> {
+        match self.change_by_key(key, |row| row.quarantined = !row.protected).await {
+            Ok(()) => Ok(true),
+            Err(RemoveError::NotFound) => Ok(false),
+            Err(RemoveError::Storage(error)) => Err(error),
+        }
+    }
+
     async fn change(
         &self,
         server: &ServerName,
@@ -85,7 +94,10 @@ impl Media {
         if !is_media_id(media_id) {
             return Err(RemoveError::NotFound);
         }
-        let key = self.key(server, media_id);
+        self.change_by_key(self.key(server, media_id), change).await
+    }
+
+    async fn change_by_key(&self, key: Hash128, change: impl Fn(&mut MediaRow)) -> Result<(), RemoveError> {
         loop {
             let row = self.row(key).await?.ok_or(RemoveError::NotFound)?;
             let mut changed = row.clone();

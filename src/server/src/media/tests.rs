@@ -15,12 +15,12 @@ use crate::{
     },
 };
 
-const ALICE: UserNumber = UserNumber(1);
-const BOB: UserNumber = UserNumber(2);
+pub(super) const ALICE: UserNumber = UserNumber(1);
+pub(super) const BOB: UserNumber = UserNumber(2);
 
-struct Fixture {
-    media: Media,
-    clock: Clock,
+pub(super) struct Fixture {
+    pub(super) media: Media,
+    pub(super) clock: Clock,
     tasks: Tasks,
     store: Store,
     folder: TempDir,
@@ -28,7 +28,7 @@ struct Fixture {
     _rooms: rooms::testing::Server,
 }
 
-async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture {
+pub(super) async fn fixture(change: impl FnOnce(&mut config::Media)) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.media.folder = Some(folder.path().into());
@@ -48,6 +48,7 @@ async fn open(config: Config, folder: TempDir, store: Store, clock: Clock) -> Fi
         random,
         tasks: tasks.clone(),
         client: None,
+        bucket: None,
         rooms: rooms.rooms.clone(),
     });
     Fixture { media: media.await.unwrap(), clock, tasks, store, folder, config, _rooms: rooms }
@@ -61,7 +62,7 @@ impl Fixture {
         open(self.config, self.folder, self.store, self.clock).await
     }
 
-    async fn put(&self, user: UserNumber, bytes: &[u8]) -> String {
+    pub(super) async fn put(&self, user: UserNumber, bytes: &[u8]) -> String {
         id(&self.try_put(user, bytes).await.unwrap())
     }
 
@@ -71,14 +72,14 @@ impl Fixture {
         upload.finish(Description::default()).await
     }
 
-    async fn get(&self, media_id: &str) -> Option<Vec<u8>> {
+    pub(super) async fn get(&self, media_id: &str) -> Option<Vec<u8>> {
         let content = self.media.content(wanted(media_id)).await.ok()?;
         let mut reader = self.media.read(&content, 0, u64::MAX).await.ok()?;
         Some(reader.rest().await.unwrap().to_vec())
     }
 
     /// Waits until the folder holds so many files.
-    async fn files(&self, expected: usize) {
+    pub(super) async fn files(&self, expected: usize) {
         for _ in 0..1000 {
             if count(self.folder.path()) == expected {
                 return;
@@ -117,11 +118,11 @@ fn wanted(media_id: &str) -> Wanted<'_> {
     Wanted { server, media_id, wait: Duration::ZERO, remote: true, asker: Asker::Server(server) }
 }
 
-fn id(uri: &ruma::MxcUri) -> String {
+pub(super) fn id(uri: &ruma::MxcUri) -> String {
     uri.parts().unwrap().1.to_owned()
 }
 
-fn server() -> &'static ServerName {
+pub(super) fn server() -> &'static ServerName {
     "localhost".try_into().unwrap()
 }
 

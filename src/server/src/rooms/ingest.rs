@@ -61,6 +61,17 @@ pub enum Placement {
     Outlier,
 }
 
+/// Who hands an event on to the servers in its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToldBy {
+    /// Its sender's server.
+    Sender,
+    /// This server: whoever sent it came through it.
+    Us,
+    /// Another server: a user of this one came through it.
+    Another,
+}
+
 /// An event to be stored.
 #[derive(Clone, Debug)]
 pub struct Incoming {
@@ -73,9 +84,8 @@ pub struct Incoming {
     pub state: Option<Vec<OwnedEventId>>,
     /// Why the event is to be soft-failed even if the rules let it pass: its policy server does not vouch for it.
     pub soft_fail: Option<String>,
-    /// Whether this server has to hand the event on to the others in the room, once it is in the timeline: whoever sent it
-    /// came through this server.
-    pub relay: bool,
+    /// Who hands the event on to the others in the room, once it is in the timeline.
+    pub told_by: ToldBy,
     /// The newest ends of a room that nobody here is in any more: where they still are what they were, nothing of the
     /// room's state before counts.
     pub(super) stale: Option<Vec<EventNumber>>,
@@ -86,7 +96,15 @@ pub struct Incoming {
 impl Incoming {
     /// An event that follows what is here.
     pub fn new(event: Verified, placement: Placement) -> Self {
-        Self { event, placement, state: None, soft_fail: None, relay: false, stale: None, partial: None }
+        Self {
+            event,
+            placement,
+            state: None,
+            soft_fail: None,
+            told_by: ToldBy::Sender,
+            stale: None,
+            partial: None,
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, ServerName};
+use ruma::{EventId, OwnedUserId, ServerName};
 
 use super::{Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller};
 use crate::{
@@ -39,6 +39,11 @@ impl Rooms {
     pub(crate) async fn has_account(&self, user: UserNumber) -> Result<bool, Error> {
         let account = self.core.users.account(user).await?;
         Ok(account.is_some_and(|account| account.deactivated_ms.is_none()))
+    }
+
+    /// The id of a user.
+    pub(crate) async fn user_id(&self, user: UserNumber) -> Result<Option<OwnedUserId>, Error> {
+        self.core.users.id(user).await
     }
 
     /// Whether a user may read an event, which may be of any room that they have to do with unless its room is known.

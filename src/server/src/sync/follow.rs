@@ -118,7 +118,10 @@ impl Follower {
                 self.tails.clear();
                 self.activity.event(room, at);
             }
-            Happened::Relay { .. } | Happened::Queued { .. } | Happened::LooseMedia => {}
+            Happened::Relay { .. }
+            | Happened::Queued { .. }
+            | Happened::LooseMedia
+            | Happened::ToldElsewhere { .. } => {}
         }
     }
 
@@ -135,7 +138,8 @@ impl Follower {
             Happened::State { .. }
             | Happened::Relay { .. }
             | Happened::Queued { .. }
-            | Happened::LooseMedia => {}
+            | Happened::LooseMedia
+            | Happened::ToldElsewhere { .. } => {}
             Happened::DeviceList { user } => {
                 // Those who share a room want to know, and which rooms that are is known of local users.
                 match self.memberships.current(user).await {

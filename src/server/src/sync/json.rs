@@ -1,22 +1,58 @@
 //! Writes JSON text from parts that are JSON already.
 
+use bytes::Bytes;
 use serde::Serialize;
+use tokio::sync::mpsc;
+
+/// Text that is sent while it is written goes in parts of at least so many bytes.
+const PART_BYTES: usize = 64 * 1024;
 
 /// JSON text under construction. The caller opens and closes what must be; commas come by themselves.
 #[derive(Debug, Default)]
 pub(super) struct Json {
     bytes: Vec<u8>,
+    /// Where finished parts go, and how many bytes went there.
+    sink: Option<mpsc::Sender<Part>>,
+    passed_on: usize,
+}
+
+/// A part of a text that is sent while it is written.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// Others follow.
+    More(Bytes),
+    /// The last one.
+    Last(Bytes),
 }
 
 impl Json {
     /// Empty text with room for a small answer.
     pub(super) fn new() -> Self {
-        Self::with_capacity(1024)
+        Self { bytes: Vec::with_capacity(1024), ..Self::default() }
     }
 
-    /// Empty text with room for so many bytes.
-    pub(super) fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: Vec::with_capacity(bytes) }
+    /// Makes room for so many bytes.
+    pub(super) fn reserve(&mut self, bytes: usize) {
+        self.bytes.reserve(if self.sink.is_some() { bytes.min(PART_BYTES) } else { bytes });
+    }
+
+    /// Empty text whose parts are sent while it is written.
+    pub(super) fn streamed(sink: mpsc::Sender<Part>) -> Self {
+        Self { sink: Some(sink), ..Self::default() }
+    }
+
+    /// Sends what is written so far, if it is enough and is to be sent while it is written; waits for the reader.
+    pub(super) async fn pass_on(&mut self) {
+        let Some(sink) = &self.sink else { return };
+        if self.bytes.len() < PART_BYTES {
+            return;
+        }
+        // The last byte says whether a comma follows.
+        let last = self.bytes.split_off(self.bytes.len().saturating_sub(1));
+        let part = std::mem::replace(&mut self.bytes, last);
+        self.passed_on = self.passed_on.saturating_add(part.len());
+        // If nobody reads any more, whoever writes is stopped.
+        drop(sink.send(Part::More(part.into())).await);
     }
 
     /// Opens an object as the next element, or as the value of the key just written.
@@ -85,21 +121,22 @@ impl Json {
 
     /// A place to come back to.
     pub(super) fn mark(&self) -> usize {
-        self.bytes.len()
+        self.passed_on.saturating_add(self.bytes.len())
     }
 
     /// Closes the object that was opened between two marks; takes it back if nothing was written into it. Returns
     /// whether it stays.
     pub(super) fn close_unless_empty(&mut self, start: usize, inside: usize) -> bool {
-        if self.bytes.len() == inside {
-            self.bytes.truncate(start);
+        if self.mark() == inside {
+            // What was opened and is empty was not passed on.
+            self.bytes.truncate(start.saturating_sub(self.passed_on));
             return false;
         }
         self.close();
         true
     }
 
-    /// The text.
+    /// The text, or what was not passed on of it.
     pub(super) fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -151,5 +188,37 @@ mod tests {
             text,
             r#"{"a":1,"b\"":{"c":[]},"d":{"events":[{},{"x":[1]}]},"e":{"events":[]},"f":[{},{"g":true}]}"#
         );
+    }
+
+    #[tokio::test]
+    async fn parts_make_the_same_text() {
+        let (sink, mut parts) = mpsc::channel(10);
+        let (mut whole, mut streamed) = (Json::new(), Json::streamed(sink));
+        let long = "x".repeat(PART_BYTES);
+        for json in [&mut whole, &mut streamed] {
+            json.open();
+            let start = json.mark();
+            json.object("filled");
+            let inside = json.mark();
+            json.pass_on().await;
+            for name in ["a", "b", "c"] {
+                json.member(name, &long);
+                json.pass_on().await;
+            }
+            assert!(json.close_unless_empty(start, inside));
+            let start = json.mark();
+            json.object("empty");
+            let inside = json.mark();
+            assert!(!json.close_unless_empty(start, inside));
+            json.close();
+        }
+        let rest = streamed.finish();
+        let mut text = Vec::new();
+        while let Ok(Part::More(part)) = parts.try_recv() {
+            text.extend_from_slice(&part);
+        }
+        assert!(text.len() > 3 * PART_BYTES);
+        text.extend_from_slice(&rest);
+        assert_eq!(text, whole.finish());
     }
 }

@@ -8,6 +8,7 @@ mod outside;
 mod resolved;
 mod sliding;
 mod sliding_extensions;
+mod streamed;
 mod unread;
 mod waiting;
 mod world;

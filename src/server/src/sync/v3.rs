@@ -8,6 +8,7 @@ use allod_storage::Position;
 use ruma::{api::client::filter::FilterDefinition, presence::PresenceState};
 
 use self::filter::SyncFilter;
+pub use self::streamed::{Parts, SyncBody, Unfinished};
 use super::{Inner, Sync, json::Json, token::SyncToken};
 use crate::{database::Error, rooms::send::Caller};
 
@@ -17,6 +18,7 @@ mod filter;
 mod joined;
 mod outside;
 mod partial;
+mod streamed;
 
 pub(super) use self::answer::bare_event;
 
@@ -85,7 +87,7 @@ pub enum SyncError {
 impl Sync {
     /// Answers a sync, as JSON: at once if there is something to tell, else when there is or the time is up. Nothing is
     /// lost if it is cancelled.
-    pub async fn v3(&self, request: SyncRequest) -> Result<Vec<u8>, SyncError> {
+    pub async fn v3(&self, request: SyncRequest) -> Result<SyncBody, SyncError> {
         let inner = &self.0;
         let since = request.since.as_deref().map(str::parse::<SyncToken>).transpose();
         let since = since.map_err(|_| SyncError::BadToken)?;
@@ -106,27 +108,32 @@ impl Sync {
         inner.activity.reach(inner.sources.database.store().head()).await;
         loop {
             let known = since.filter(|since| inner.is_current(since));
+            if (known.is_none() || request.full_state) && rooms.joined.len() > streamed::ROOMS_MIN {
+                return Ok(SyncBody::Parts(self.stream(request, filter, since, known)));
+            }
             if let Some(known) = known.filter(|_| !request.full_state)
                 && let Some(next) = inner.quiet(&request.caller, known, &rooms, with_presence)
             {
                 since = Some(next);
                 if !waits {
-                    return Ok(inner.empty_answer(&request, next).await?);
+                    return Ok(SyncBody::Whole(inner.empty_answer(&request, next).await?));
                 }
                 tokio::select! {
                     () = waiter.woken() => continue,
-                    () = &mut deadline => return Ok(inner.empty_answer(&request, next).await?),
-                    () = inner.stopping.cancelled() => return Ok(unchanged(since)),
+                    () = &mut deadline => {
+                        return Ok(SyncBody::Whole(inner.empty_answer(&request, next).await?));
+                    }
+                    () = inner.stopping.cancelled() => return Ok(SyncBody::Whole(unchanged(since))),
                 }
             }
             // Boxed, so that a sleeping waiter does not keep the space that answering takes.
-            let answer = Box::pin(inner.answer(&request, &filter, since, known));
+            let answer = Box::pin(inner.answer(&request, &filter, since, known, Json::new()));
             let answer = tokio::select! {
                 answer = answer => answer?,
-                () = inner.stopping.cancelled() => return Ok(unchanged(since)),
+                () = inner.stopping.cancelled() => return Ok(SyncBody::Whole(unchanged(since))),
             };
             if !waits || known.is_none() || answer.tells {
-                return Ok(answer.body);
+                return Ok(SyncBody::Whole(answer.body));
             }
             // What was found empty need not be looked at again.
             since = Some(answer.next);
@@ -139,8 +146,8 @@ impl Sync {
             }
             tokio::select! {
                 () = waiter.woken() => {}
-                () = &mut deadline => return Ok(answer.body),
-                () = inner.stopping.cancelled() => return Ok(unchanged(since)),
+                () = &mut deadline => return Ok(SyncBody::Whole(answer.body)),
+                () = inner.stopping.cancelled() => return Ok(SyncBody::Whole(unchanged(since))),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Tables of keys that clients upload, and of their backups. Ids 150 to 179.
+//! Tables of keys that clients upload, and of their backups. Ids 150 to 179, and 185 to 186.
 
 use allod_storage::Position;
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,14 @@ super::tables! {
     BackupVersion = 165 in KEYS: (UserNumber, u32) => BackupVersionRow, KeyMaterial, User;
     /// Backed-up room keys: version, hash of the room's id, hash of the session's id.
     BackupKey = 166 in KEYS: (UserNumber, u32, Hash128, Hash128) => BackupKeyRow, KeyMaterial, User;
+    /// What a client needs to wake a user's dehydrated device, of which there is at most one.
+    DehydratedDevice = 185 in KEYS: (UserNumber, DeviceNumber) => DehydratedDeviceRow, KeyMaterial, Device;
+    /// Servers that did not answer when they were asked for keys, by hash of their name; a thousand at most.
+    KeyFailure = 186 in KEYS: Hash128 => KeyFailureRow, Operational, Seconds(KEY_FAILURE_SECONDS);
 }
+
+/// How long it is remembered that a server did not answer, in seconds after the last time.
+pub const KEY_FAILURE_SECONDS: u64 = 30 * 86_400;
 
 /// A key object as JSON, without signatures by others and without `unsigned`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +103,43 @@ pub struct KeySignatureRow {
     pub signature: String,
 }
 impl Stored for KeySignatureRow {}
+
+/// A dehydrated device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DehydratedDeviceRow {
+    /// The device's private keys as its client encrypted them, as JSON.
+    pub json: String,
+    /// Hash of the request that made it: the same again changes nothing.
+    pub request: Hash128,
+}
+impl Stored for DehydratedDeviceRow {}
+
+/// A server that did not answer when it was asked for keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFailureRow {
+    /// Its name.
+    pub server: String,
+    /// Asked for keys of devices.
+    pub query: Option<KeyFailures>,
+    /// Asked for one-time keys.
+    pub claim: Option<KeyFailures>,
+}
+impl Stored for KeyFailureRow {}
+
+/// How often a server did not answer requests of one kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFailures {
+    /// How often, since `first_ms`.
+    pub count: u64,
+    /// When it was the first time, in milliseconds since the epoch.
+    pub first_ms: u64,
+    /// When it was the last time.
+    pub last_ms: u64,
+    /// Why, the last time: a word, and the HTTP status if it answered with an error.
+    pub reason: String,
+    /// When it answered again, if it has since.
+    pub answered_ms: Option<u64>,
+}
 
 /// Says nothing but its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,12 +6,15 @@ use super::{Addressed, ToDevice};
 use crate::{
     database::{Error, Range, Write},
     numbers::{DeviceNumber, UserNumber},
-    tables::inbox::{InboxAge, InboxRefusals, InboxRefusalsRow, ToDeviceMessage},
+    tables::{
+        inbox::{InboxAge, InboxRefusals, InboxRefusalsRow, ToDeviceMessage},
+        keys::DehydratedDevice,
+    },
 };
 
 /// Most messages that wait for a device.
 pub const INBOX_MESSAGES_MAX: u32 = 10_000;
-/// Days that messages wait for a device that fetches none; then it gets no more.
+/// Days that messages wait for a device that fetches none; then it gets no more. A dehydrated one does.
 pub const INBOX_DAYS_MAX: u32 = 90;
 /// How often a count is tried again that others wrote at the same time.
 const ATTEMPTS_MAX: u32 = 10;
@@ -68,6 +71,10 @@ impl ToDevice {
                 Some(_) => {}
             }
         }
+        let dehydrated = self.0.database.get_all::<DehydratedDevice>(&asleep).await?;
+        let mut dehydrated = dehydrated.iter().map(Option::is_some);
+        // Nobody fetches for a dehydrated device before there is need for it, however late.
+        asleep.retain(|_| !dehydrated.next().unwrap_or_default());
         for message in addressed {
             let (user, device, _) = message;
             let known = self.waiting().get(&device).copied();

@@ -1,4 +1,4 @@
-//! Pages of history: filters by relation, and who is ignored.
+//! Pages of history: filters by relation, who is ignored, and who is not told of members.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -91,4 +91,42 @@ async fn messages_of_ignored_users_are_left_out_and_their_state_is_not() {
     let joined = context["events_before"].as_array().unwrap().iter();
     let joined = joined.filter(|event| event["sender"] == "@bob:example.org").count();
     assert_eq!(joined, 1, "that he joined is shown");
+}
+
+/// CVE-2021-39164 and its like: whoever is not in a room, or not any more, is not told who came to it since.
+#[tokio::test]
+async fn cve_2021_39164_members_are_told_to_members() {
+    let world = world().await;
+    let leave = format!("{}/leave", world.room);
+    assert_eq!(world.server.call_as(&world.bob, Method::POST, &leave, "{}").await.status, 200);
+    let carol = world.server.sign_in("@carol:example.org", |_| {}).await;
+    let dora = world.server.sign_in("@dora:example.org", |_| {}).await;
+    let join = format!("{}/join", world.room);
+    assert_eq!(world.server.call_as(&dora, Method::POST, &join, "{}").await.status, 200);
+    let sync = world.server.call_as(&world.alice, Method::GET, "/_matrix/client/v3/sync", "").await.json();
+    let at = format!("members?at={}", sync["next_batch"].as_str().unwrap());
+    let page = world.get("messages?dir=b&limit=1").await;
+    let page = format!("members?at={}", page["start"].as_str().unwrap());
+    for path in ["members", at.as_str(), page.as_str(), "state"] {
+        let whole = format!("{}/{path}", world.room);
+        let members = |answer: &Value| {
+            let events = answer.get("chunk").unwrap_or(answer).as_array().unwrap();
+            events
+                .iter()
+                .filter_map(|event| event["state_key"].as_str().map(str::to_owned))
+                .collect::<Vec<_>>()
+        };
+        let shown = members(&world.get(path).await);
+        assert!(shown.iter().any(|key| key == "@dora:example.org"), "{path}: {shown:?}");
+        let stranger = world.server.call_as(&carol, Method::GET, &whole, "").await;
+        assert_eq!(stranger.error(), (403, "M_FORBIDDEN".to_owned()), "{path}");
+        let gone = members(&world.server.call_as(&world.bob, Method::GET, &whole, "").await.json());
+        assert!(gone.iter().any(|key| key == "@bob:example.org"), "{path}: {gone:?}");
+        assert!(gone.iter().all(|key| key != "@dora:example.org"), "{path}: {gone:?}");
+    }
+    for token in [&carol, &world.bob] {
+        let path = format!("{}/joined_members", world.room);
+        let refused = world.server.call_as(token, Method::GET, &path, "").await;
+        assert_eq!(refused.error(), (403, "M_FORBIDDEN".to_owned()));
+    }
 }

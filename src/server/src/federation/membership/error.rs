@@ -72,6 +72,11 @@ impl RemoteError {
         )
     }
 
+    /// Whether it says more than that no server was found that knows.
+    pub(super) fn says_more(&self) -> bool {
+        self.is_refusal() || self.is_final()
+    }
+
     /// Whether no other server needs to be asked.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Storage(_) | Self::Interrupted | Self::IncompatibleVersion(_))

@@ -75,27 +75,47 @@ impl RemoteMembership {
         content: Map<String, Value>,
     ) -> Result<Arc<Room>, RemoteError> {
         let (room_id, known_by) = self.resolve(name).await?;
+        let via = [via, known_by].concat();
         match self.join_here(&room_id, caller, &content).await? {
             Here::Joined(room) => Ok(room),
             Here::Refused(error) if self.0.sources.remote.is_none() => Err(error),
             Here::Refused(error) => {
-                let servers = self.servers_to_ask(&room_id, caller, [via, known_by].concat()).await?;
+                let servers = self.servers_to_ask(&room_id, caller, via).await?;
                 if servers.is_empty() {
                     return Err(error);
                 }
-                // The task goes on when the client goes away: halfway in is nowhere.
-                let (service, caller) = (self.clone(), caller.clone());
-                let work = async move { service.join_through(&room_id, &servers, &caller, &content).await };
-                let joined = self.0.sources.tasks.spawn("remote join", work).await;
-                match joined.map_err(|_| RemoteError::Interrupted)? {
+                match self.spawn_join(&room_id, servers, caller, &content).await {
                     // Why this server does not let them in says more than that others do not know the room.
-                    Err(other) if error.is_refusal() && !other.is_refusal() && !other.is_final() => {
-                        Err(error)
+                    Err(other) if error.is_refusal() && !other.says_more() => Err(error),
+                    joined => joined,
+                }
+            }
+            Here::Unsure => {
+                let servers = self.servers_to_ask(&room_id, caller, via).await?;
+                match self.spawn_join(&room_id, servers, caller, &content).await {
+                    // Nobody who knows better is there.
+                    Err(other) if !other.says_more() => {
+                        Ok(self.0.sources.rooms.join(&room_id, caller, content).await?)
                     }
                     joined => joined,
                 }
             }
         }
+    }
+
+    /// Joins through one of these servers, in a task that goes on when the client goes away: halfway in is nowhere.
+    async fn spawn_join(
+        &self,
+        room_id: &RoomId,
+        servers: Vec<OwnedServerName>,
+        caller: &Caller,
+        content: &Map<String, Value>,
+    ) -> Result<Arc<Room>, RemoteError> {
+        let (service, room_id, caller, content) =
+            (self.clone(), room_id.to_owned(), caller.clone(), content.clone());
+        let work = async move { service.join_through(&room_id, &servers, &caller, &content).await };
+        let joined = self.0.sources.tasks.spawn("remote join", work).await;
+        joined.map_err(|_| RemoteError::Interrupted)?
     }
 
     /// Joins where the room is here already.
@@ -115,11 +135,15 @@ impl RemoteMembership {
             }
             return Ok(Here::Refused(MembershipError::UnknownRoom.into()));
         }
+        // That they are banned may be among what is not here yet.
+        if rooms.is_partial(room.number) && !rooms.is_joined(room.number, caller.user).await? {
+            return Ok(Here::Unsure);
+        }
         match rooms.join(room_id, caller, content.clone()).await {
             Ok(room) => Ok(Here::Joined(room)),
             // Another server may be able to vouch for them.
             Err(error @ MembershipError::Append(AppendError::Forbidden(_)))
-                if rooms.is_partial(room.number) || self.has_restricted_joins(&room).await? =>
+                if self.has_restricted_joins(&room).await? =>
             {
                 Ok(Here::Refused(error.into()))
             }
@@ -231,7 +255,9 @@ impl RemoteMembership {
         self.remember_join(room_id, server, servers, caller).await?;
         // Who has the members already does without them only if nobody is left to keep them right.
         let omit_members = match sources.rooms.find(room_id).await? {
-            Some(room) => !sources.rooms.has_local_member(&room).await?,
+            Some(room) => {
+                sources.rooms.is_partial(room.number) || !sources.rooms.has_local_member(&room).await?
+            }
             None => true,
         };
         let joined = remote.send_join(server, room_id, &signed, omit_members).await?;
@@ -332,6 +358,8 @@ struct One<'a> {
 enum Here {
     Joined(Arc<Room>),
     Refused(RemoteError),
+    /// Members are missing here: another server knows better.
+    Unsure,
 }
 
 /// The version that a template is for; servers that name none have rooms of version 1 or 2.

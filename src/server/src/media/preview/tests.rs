@@ -78,6 +78,7 @@ async fn fixture(pages: &[(&str, &str)], change: impl FnOnce(&mut Config)) -> Fi
         random,
         tasks: tasks.clone(),
         client: None,
+        bucket: None,
         rooms: rooms.rooms.clone(),
     };
     let media = Media::open(sources).await.unwrap();

@@ -55,6 +55,7 @@ async fn fixture_with(
         random,
         tasks: tasks.clone(),
         client: Some(client),
+        bucket: None,
         rooms: rooms.rooms.clone(),
     };
     let media = Media::open(sources).await.unwrap();

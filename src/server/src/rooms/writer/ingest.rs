@@ -17,7 +17,7 @@ use crate::{
     numbers::EventNumber,
     rooms::{
         event::StoredEvent,
-        ingest::{Incoming, IngestOutcome, Missing, Placement},
+        ingest::{Incoming, IngestOutcome, Missing, Placement, ToldBy},
     },
     tables::{
         partial::PartialEventRecord,
@@ -375,11 +375,14 @@ impl Writer {
         Ok(Placed::New(outcome, Box::new(Prepared { write, own_checks: 1, events, changed })))
     }
 
-    /// Puts an event at the end of the timeline. That it is to be handed on is told with it, so that no crash comes between.
+    /// Puts an event at the end of the timeline. Who hands it on is told with it, so that no crash comes between.
     fn put_arrival(&self, incoming: &Incoming, number: EventNumber, write: &mut Write) {
         self.put_timeline(number, write);
-        if incoming.relay {
-            write.log(Happened::Relay { room: self.room.number, event: number });
+        let room = self.room.number;
+        match incoming.told_by {
+            ToldBy::Sender => {}
+            ToldBy::Us => write.log(Happened::Relay { room, event: number }),
+            ToldBy::Another => write.log(Happened::ToldElsewhere { room, event: number }),
         }
     }
 

@@ -39,7 +39,7 @@ fn report(what: &str, spent: &mut [Duration], bytes: usize) {
 
 async fn timed(world: &World, request: crate::sync::v3::SyncRequest) -> (Duration, Vec<u8>) {
     let started = now();
-    let body = world.sync.v3(request).await.unwrap();
+    let body = world.sync.v3(request).await.unwrap().whole().await.unwrap();
     (started.elapsed(), body)
 }
 

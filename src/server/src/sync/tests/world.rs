@@ -195,7 +195,8 @@ impl World {
     }
 
     pub(super) async fn answer(&self, request: SyncRequest) -> Value {
-        serde_json::from_slice(&self.sync.v3(request).await.unwrap()).unwrap()
+        let body = self.sync.v3(request).await.unwrap();
+        serde_json::from_slice(&body.whole().await.unwrap()).unwrap()
     }
 
     pub(super) async fn sync(&self, name: &str, since: Option<&str>) -> Value {

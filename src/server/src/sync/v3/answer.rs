@@ -37,7 +37,7 @@ const CHANGES_BYTES: usize = 2 * 1024;
 /// A finished answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// As JSON.
+    /// As JSON; the rest of it if it is sent while it is made.
     pub(super) body: Vec<u8>,
     /// Whether it says anything.
     pub(super) tells: bool,
@@ -70,13 +70,14 @@ pub(super) struct Answering<'a> {
 }
 
 impl Inner {
-    /// Builds the answer to a token; `since` is the client's token whatever its history.
+    /// Builds the answer to a token, into `json`; `since` is the client's token whatever its history.
     pub(super) async fn answer(
         &self,
         request: &SyncRequest,
         filter: &SyncFilter,
         since: Option<SyncToken>,
         known: Option<SyncToken>,
+        mut json: Json,
     ) -> Result<Answer, Error> {
         let user = request.caller.user;
         // Before what it counts is read.
@@ -108,7 +109,7 @@ impl Inner {
         answering.read_ephemeral().await?;
         answering.find_changed_rooms().await?;
 
-        let mut json = Json::with_capacity(answering.expected_bytes());
+        json.reserve(answering.expected_bytes());
         json.open();
         let mut differences = Changed::new();
         let mut tells = answering.write_rooms(&mut json, &mut differences).await?;

@@ -43,6 +43,7 @@ impl Answering<'_> {
             self.inner.prepare_unread(&whole, self.request.caller.user, self.position).await?;
             for joined in joined {
                 self.write_joined_room(json, *joined, prefetched.get(&joined.room), changed).await?;
+                json.pass_on().await;
             }
         }
         json.close_unless_empty(start, inside);
