@@ -6,7 +6,6 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { deflateSync, crc32 } from 'node:zlib';
 
 import { chromium } from 'playwright-core';
 
@@ -97,7 +96,9 @@ class Chat {
 
   async sendsAPicture() {
     const file = join(this.folder, 'picture.png');
-    await writeFile(file, picture(320, 200));
+    // What she sees is a picture as good as any.
+    await writeFile(file, await this.anna.screenshot());
+    const { width } = this.anna.viewportSize();
     const chooser = this.anna.waitForEvent('filechooser');
     // The button before the composer.
     await composer(this.anna).locator('xpath=preceding::button[1]').click();
@@ -106,7 +107,8 @@ class Chat {
     const shown = this.bea.locator('img[alt="picture.png"], img[title="picture.png"]').first();
     await shown.waitFor();
     await this.bea.waitForFunction(
-      () => [...document.querySelectorAll('img')].some((image) => image.naturalWidth === 320),
+      (wanted) => [...document.querySelectorAll('img')].some((image) => image.naturalWidth === wanted),
+      width,
     );
   }
 
@@ -188,27 +190,6 @@ async function say(page, text) {
   await composer(page).click();
   await page.keyboard.type(text);
   await page.keyboard.press('Enter');
-}
-
-/** A PNG of one colour. */
-function picture(width, height) {
-  const chunk = (kind, data) => {
-    const head = Buffer.alloc(4);
-    head.writeUInt32BE(data.length);
-    const body = Buffer.concat([Buffer.from(kind), data]);
-    const sum = Buffer.alloc(4);
-    sum.writeUInt32BE(crc32(body));
-    return Buffer.concat([head, body, sum]);
-  };
-  const header = Buffer.alloc(13);
-  header.writeUInt32BE(width, 0);
-  header.writeUInt32BE(height, 4);
-  header.set([8, 2, 0, 0, 0], 8);
-  const line = Buffer.alloc(1 + width * 3, 0x80);
-  line[0] = 0;
-  const pixels = deflateSync(Buffer.concat(Array(height).fill(line)));
-  const signature = Buffer.from([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]);
-  return Buffer.concat([signature, chunk('IHDR', header), chunk('IDAT', pixels), chunk('IEND', Buffer.alloc(0))]);
 }
 
 async function main(program, client) {
