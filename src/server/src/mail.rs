@@ -110,8 +110,8 @@ impl SmtpMailer {
             let transport = self.transport(&host, *address).map_err(MailFailure::Unreachable)?;
             match transport.send(message.clone()).await {
                 Ok(_) => return Ok(()),
-                Err(error) if error.is_permanent() => return Err(MailFailure::Refused(error.to_string())),
-                Err(error) => failure = MailFailure::Unreachable(chain(&error)),
+                Err(error) if error.is_permanent() => return Err(MailFailure::Refused(said(&error))),
+                Err(error) => failure = MailFailure::Unreachable(said(&error)),
             }
         }
         Err(failure)
@@ -171,6 +171,14 @@ impl SmtpMailer {
 impl Mailer for SmtpMailer {
     fn send(&self, mail: Mail) -> BoxFuture<'_, Result<(), MailFailure>> {
         Box::pin(async move { self.hand_over(&mail).await })
+    }
+}
+
+/// What a mail server answered, as a number alone: its words may hold the address.
+fn said(error: &lettre::transport::smtp::Error) -> String {
+    match error.status() {
+        Some(code) => format!("the mail server answered {code}"),
+        None => chain(error),
     }
 }
 

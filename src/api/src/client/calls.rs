@@ -1,4 +1,4 @@
-//! Where calls go: TURN servers, and conferences of MatrixRTC (MSC4143, unstable).
+//! Where calls go: TURN servers, and conferences (MSC4143, unstable).
 //!
 //! <https://spec.matrix.org/v1.19/client-server-api/#voice-over-ip>
 
@@ -46,7 +46,7 @@ async fn get_rtc_transports(
     Ok(rtc_transports::Response::new(transports(&app)?))
 }
 
-/// Where conferences of MatrixRTC go; the well-known document tells the same.
+/// Where conferences go; the well-known document tells the same.
 pub(crate) fn transports(app: &App) -> Result<Vec<RtcTransport>> {
     let Some(url) = app.config.get().calls.livekit_url.clone() else { return Ok(Vec::new()) };
     let data = JsonObject::from_iter([("livekit_service_url".to_owned(), url.into())]);

@@ -17,7 +17,7 @@ section! {
         turn_secret: Option<SecretFile> = None => "/etc/allod/turn.secret";
         /// How long these hold.
         turn_lifetime: Interval = Interval(TURN_LIFETIME), Reloaded;
-        /// The service that lets people into conferences of MatrixRTC (Element Call), beside a LiveKit server.
+        /// The service that lets people into conferences of Element Call (lk-jwt-service): its address.
         livekit_url: Option<String> = None => "https://livekit.example.org/jwt";
     }
     check |calls| {
