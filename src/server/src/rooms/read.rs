@@ -165,7 +165,8 @@ impl Rooms {
         Ok(PaginationToken::behind(event.record.depth, event.number))
     }
 
-    /// Root of the state just before a point in the order of depth.
+    /// Root of the state just before a point in the order of depth; of the newest that the viewer may see, if that point lies
+    /// in what they may not.
     pub async fn root_before(
         &self,
         view: &View,
@@ -173,7 +174,9 @@ impl Rooms {
     ) -> Result<crate::tables::rooms::StateRoot, Error> {
         let (before, _) = self.history_chunk(view, point, None, Direction::Backward, 1).await?;
         if let Some(event) = before.first() {
-            return Ok(event.record.state_after);
+            let visible = self.visible(view, std::slice::from_ref(event)).await?;
+            let is_visible = visible.first().is_some_and(|visible| *visible);
+            return Ok(if is_visible { event.record.state_after } else { view.root });
         }
         // Before its first event a room has no members to name; its creator, who joins next, is the nearest answer.
         let (first, _) =

@@ -53,7 +53,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 
-    /// Twenty minutes of a core: `cargo test --profile quick -p allod-matrix --lib -- --ignored resolve_many`.
+    /// Twenty minutes of a core: `cargo test --profile quick --workspace --lib -- --ignored resolve_many`.
     #[test]
     #[ignore = "ten thousand rooms of up to two thousand events"]
     fn resolve_many(plan in any_plan(10..=2_000)) {
