@@ -327,6 +327,31 @@ pub(crate) enum User {
         #[command(flatten)]
         socket: Socket,
     },
+    /// Lists an account's mail addresses, which its person may have mail sent to.
+    Addresses {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Gives an account a mail address, without asking its person: make sure that it is theirs.
+    AddAddress {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        /// The mail address.
+        address: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Takes a mail address away from an account. No more mail goes there.
+    RemoveAddress {
+        /// The name: the part before the colon, or the whole id.
+        name: String,
+        /// The mail address.
+        address: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// Gives an account a new password and signs its devices out.
     ResetPassword {
         /// The name: the part before the colon, or the whole id.

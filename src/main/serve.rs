@@ -84,8 +84,14 @@ pub(crate) fn run(options: &Serve) -> anyhow::Result<()> {
 pub(crate) fn check(config: &Config) -> Result<(), Misconfigured> {
     logging::check(&config.logging.filter)
         .map_err(|error| Misconfigured(format!("logging.filter: {:?}: {error}", config.logging.filter)))?;
-    if let Some(secret) = &config.accounts.registration_secret {
-        secret.read().map_err(|error| Misconfigured(format!("accounts.registration_secret: {error}")))?;
+    for (name, secret) in [
+        ("accounts.registration_secret", &config.accounts.registration_secret),
+        ("calls.turn_secret", &config.calls.turn_secret),
+        ("mail.password", &config.mail.password),
+    ] {
+        if let Some(secret) = secret {
+            secret.read().map_err(|error| Misconfigured(format!("{name}: {error}")))?;
+        }
     }
     tls(&config.listeners).map_err(|error| Misconfigured(format!("listeners.certificate: {error}")))?;
     Ok(())

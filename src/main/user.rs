@@ -39,6 +39,26 @@ pub(crate) async fn run(command: User) -> anyhow::Result<()> {
             say(&format!("{} has a new password.", text(&answer, "user_id")))?;
             password.tell()
         }
+        User::Addresses { name, socket } => {
+            let path = format!("/_allod/admin/v1/users/{}/addresses", percent::encoded(&name));
+            let answer = client(&socket)?.send(Method::GET, &path, None).await?;
+            for address in answer.get("addresses").and_then(Value::as_array).into_iter().flatten() {
+                say(text(address, "address"))?;
+            }
+            Ok(())
+        }
+        User::AddAddress { name, address, socket } => {
+            let path = format!("/_allod/admin/v1/users/{}/addresses", percent::encoded(&name));
+            let body = json!({ "address": address });
+            let answer = client(&socket)?.send(Method::POST, &path, Some(&body)).await?;
+            say(&format!("{} has this address.", text(&answer, "user_id")))
+        }
+        User::RemoveAddress { name, address, socket } => {
+            let (name, address) = (percent::encoded(&name), percent::encoded(&address));
+            let path = format!("/_allod/admin/v1/users/{name}/addresses/{address}");
+            let answer = client(&socket)?.send(Method::DELETE, &path, None).await?;
+            say(&format!("{} no longer has this address.", text(&answer, "user_id")))
+        }
         User::List { json, socket } => list(&client(&socket)?, json).await,
         User::Devices { name, json, socket } => devices(&client(&socket)?, &name, json).await,
     }

@@ -26,9 +26,11 @@ mod media;
 mod members;
 mod partner;
 mod people;
+mod push;
 mod read;
 mod report;
 mod scenarios;
+mod search;
 mod send;
 mod server;
 mod waiting;
@@ -60,6 +62,10 @@ enum Command {
     Media(media::Media),
     /// Measures a message, a membership change and a fork in rooms with few and many members.
     Members(members::Members),
+    /// Measures what it costs to decide whom a message notifies.
+    Push(push::Push),
+    /// Measures the index of words and searches.
+    Search(search::Search),
 }
 
 /// How much is measured, and of which servers.
@@ -115,6 +121,12 @@ fn main() -> anyhow::Result<()> {
         }
         Some(Command::Members(members)) => {
             tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(members::run(&members))
+        }
+        Some(Command::Push(push)) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(push::run(&push))
+        }
+        Some(Command::Search(search)) => {
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(search::run(&search))
         }
         // The other server's work must not slow down the measured one's clock.
         Some(Command::Federation(plan)) => {

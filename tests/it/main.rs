@@ -22,6 +22,7 @@ mod federation;
 mod first_chat;
 mod http;
 mod load;
+mod mail;
 mod media;
 mod program;
 mod push;

@@ -5,9 +5,11 @@ use std::{ops::Deref, sync::Arc};
 use allod_server::{
     account_data::AccountData,
     accounts::Accounts,
+    addresses::Addresses,
     appservices::Appservices,
     backups::{self, Checkpoints},
     bridges::{BridgeError, Bridges},
+    calls::Calls,
     clock::Clock,
     config::{Live, SecretError},
     database::{Database, Error},
@@ -107,6 +109,8 @@ pub struct Services {
     pub sessions: Sessions,
     /// Local accounts and their passwords.
     pub accounts: Accounts,
+    /// Mail addresses of accounts.
+    pub addresses: Addresses,
     /// Tokens that allow registration.
     pub registration_tokens: RegistrationTokens,
     /// User-interactive authentication.
@@ -175,6 +179,8 @@ pub struct Services {
     pub remote_keys: Option<RemoteKeys>,
     /// Application services, as their registrations tell of them.
     pub bridges: Bridges,
+    /// Where calls go.
+    pub calls: Calls,
     /// What application services are sent and asked.
     pub appservices: Appservices,
     /// Files that people upload, and those of other servers.
@@ -231,26 +237,25 @@ impl App {
     pub async fn open(base: Base) -> Result<Self, OpenError> {
         backups::settle(&base.database, &base.config.get()).await?;
         let own = AccountServices::open(&base).await?;
-        let (users, devices) = (own.users, own.devices);
         let settings = open_settings(&base);
-        let (profiles, rooms) = rooms::open(&base, &users, &settings.1).await?;
+        let (profiles, rooms) = rooms::open(&base, &own.users, &settings.1).await?;
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
-        let user_data = UserDataServices::open(&base, &users, &devices, &room_lookup, settings);
-        let (sync, search) = rooms::start_sync(&base, &users, &rooms, &user_data);
-        let delayed_events = upkeep::start(&base, &users, &rooms);
-        let reach = Reach::open(&base, (&users, &devices), (&rooms, &sync), &user_data).await?;
+        let user_data = UserDataServices::open(&base, &own.users, &own.devices, &room_lookup, settings);
+        let (sync, search) = rooms::start_sync(&base, &own.users, &rooms, &user_data);
+        let delayed_events = upkeep::start(&base, &own.users, &rooms);
+        let reach = Reach::open(&base, (&own.users, &own.devices), (&rooms, &sync), &user_data).await?;
         let (outside, of_users) = ((reach.federation.as_ref(), &reach.egress), (&rooms, &own.accounts));
         let amenities = Amenities::open(&base, outside, of_users, (&profiles, &user_data)).await?;
-        let Base { database, config, clock, random, tasks, .. } = base.clone();
         Ok(Self(Arc::new(Services {
             metrics: open_metrics(&base, &user_data.wakes, &reach),
-            limits: Limits::new(config.clone(), clock.clone()),
-            clock,
-            config,
-            users,
-            devices,
+            limits: Limits::new(base.config.clone(), base.clock.clone()),
+            clock: base.clock,
+            config: base.config,
+            users: own.users,
+            devices: own.devices,
             sessions: own.sessions,
             accounts: own.accounts,
+            addresses: own.addresses,
             registration_tokens: own.registration_tokens,
             uiaa: own.uiaa,
             registration: own.registration,
@@ -283,6 +288,7 @@ impl App {
             key_backup: user_data.key_backup,
             federation: reach.federation,
             bridges: reach.bridges,
+            calls: amenities.calls,
             appservices: reach.appservices,
             media: amenities.media,
             previews: amenities.previews,
@@ -293,10 +299,10 @@ impl App {
             inbound: reach.inbound,
             checkpoints: amenities.checkpoints,
             egress: reach.egress,
-            ledger: Ledger::new(database),
-            stopping: tasks.stopping().clone(),
-            tasks,
-            boot: random.token(6),
+            ledger: Ledger::new(base.database),
+            stopping: base.tasks.stopping().clone(),
+            tasks: base.tasks,
+            boot: base.random.token(6),
         })))
     }
 }

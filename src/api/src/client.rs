@@ -5,6 +5,7 @@ pub mod account;
 pub mod account_data;
 pub mod appservice;
 pub mod backup;
+pub mod calls;
 pub mod capabilities;
 pub mod contact;
 pub mod dehydrated_device;

@@ -72,6 +72,7 @@ pub(crate) fn routes() -> Routes {
     let routes = client::mutual_rooms::routes(routes);
     let routes = client::user_directory::routes(routes);
     let routes = client::appservice::routes(routes);
+    let routes = client::calls::routes(routes);
     let routes = client::room_upgrade::routes(routes);
     let routes = client::media::routes(routes);
     let routes = admin::media::synapse::routes(routes);
@@ -101,6 +102,9 @@ pub fn build(app: App) -> Router {
     let mut all = routes();
     if app.federation.is_some() {
         all = federation_routes(all);
+    } else if app.config.get().calls.livekit_url.is_some() {
+        // The service beside LiveKit asks there whose token it was given, whether other servers are spoken to or not.
+        all = federation::openid::routes(all);
     }
     build_from(app, all)
 }

@@ -104,6 +104,16 @@ pub enum Act {
         /// Whether it is now.
         blocked: bool,
     },
+    /// An account got a mail address.
+    AddAddress {
+        /// Whose.
+        user: UserNumber,
+    },
+    /// An account lost a mail address.
+    RemoveAddress {
+        /// Whose.
+        user: UserNumber,
+    },
 }
 
 /// One line of the audit trail.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub mod accounts;
 mod appservices;
 mod backup;
+mod calls;
 mod egress;
 mod ephemeral;
 mod example;
@@ -16,6 +17,7 @@ mod federation;
 mod limits;
 mod listeners;
 mod logging;
+mod mail;
 mod media;
 mod notices;
 mod option;
@@ -34,6 +36,7 @@ pub use self::{
     accounts::{Accounts, Registration},
     appservices::Appservices,
     backup::Backup,
+    calls::Calls,
     egress::Egress,
     ephemeral::Ephemeral,
     example::{Filled, Preset, example, short},
@@ -41,6 +44,7 @@ pub use self::{
     limits::Limits,
     listeners::Listeners,
     logging::{LogFormat, Logging},
+    mail::{Mail, MailTls},
     media::Media,
     notices::Notices,
     option::{Note, OptionInfo, Section, SectionInfo},
@@ -97,18 +101,21 @@ sections! {
     ephemeral: Ephemeral,
     media: Media,
     push: Push,
+    mail: Mail,
     appservices: Appservices,
+    calls: Calls,
     notices: Notices,
     limits: Limits,
     logging: Logging,
 }
 
 impl Config {
-    /// Lets a server over a copy of the data keep to itself: it sends nothing to other servers, push gateways and
-    /// application services, and makes no backups.
+    /// Lets a server over a copy of the data keep to itself: it sends nothing to other servers, push gateways,
+    /// application services and mail servers, and makes no backups.
     pub fn keep_to_itself(&mut self) {
         self.federation.mode = FederationMode::Off;
         self.push.enabled = false;
+        self.mail.host = None;
         self.appservices.registrations.clear();
         self.media.previews.clear();
         self.backup.folder = None;

@@ -111,10 +111,10 @@ impl Egress {
         let allowed = &config.egress.allowed_networks;
         let checked: Arc<[SocketAddr]> = found
             .into_iter()
-            // Where application services, the object store and the scanner are is said by the configuration, mostly within the same
-            // machine or network.
+            // Where application services, the object store, the scanner and the mail server are is said by the configuration,
+            // mostly within the same machine or network.
             .filter(|address| {
-                matches!(purpose, Purpose::Appservice | Purpose::Objects | Purpose::Scanner)
+                matches!(purpose, Purpose::Appservice | Purpose::Objects | Purpose::Scanner | Purpose::Mail)
                     || is_allowed(*address, allowed)
             })
             .map(|address| SocketAddr::new(address, port))
@@ -156,6 +156,15 @@ impl Egress {
         self.note(purpose, host, |contact| contact.refused = contact.refused.saturating_add(1));
     }
 
+    /// Counts what is sent by other means than a client of the gate's, to an address that it checked.
+    pub fn sent(&self, purpose: Purpose, host: &str, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.note(purpose, host, |contact| {
+            contact.requests = contact.requests.saturating_add(1);
+            contact.bytes_sent = contact.bytes_sent.saturating_add(bytes);
+        });
+    }
+
     fn note(&self, purpose: Purpose, host: &str, change: impl FnOnce(&mut Contact)) {
         self.register.note(purpose, host, self.clock.now_ms(), change);
     }
@@ -169,12 +178,14 @@ impl Egress {
             Purpose::Preview if self.config.get().media.previews.is_empty() => {
                 Err(EgressError::Off("previews of links"))
             }
+            Purpose::Mail if self.config.get().mail.host.is_none() => Err(EgressError::Off("mail")),
             Purpose::Federation
             | Purpose::Push
             | Purpose::Preview
             | Purpose::Appservice
             | Purpose::Objects
-            | Purpose::Scanner => Ok(()),
+            | Purpose::Scanner
+            | Purpose::Mail => Ok(()),
         }
     }
 }

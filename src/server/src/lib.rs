@@ -5,10 +5,12 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod addresses;
 pub mod appservices;
 pub mod audit;
 pub mod backups;
 pub mod bridges;
+pub mod calls;
 pub mod clock;
 pub mod config;
 pub mod consumer;
@@ -28,6 +30,7 @@ pub mod key_backup;
 pub mod keys;
 pub mod last_changes;
 pub mod log;
+pub mod mail;
 pub mod media;
 pub mod metrics;
 mod named_media;

@@ -16,15 +16,17 @@ use quick_cache::sync::Cache;
 use tokio::sync::Notify;
 
 use crate::{
+    addresses::Addresses,
     clock::Clock,
-    config::Live,
+    config::{Config, Live},
     consumer,
     database::{Database, Error, Range, Write},
+    mail::Mailer,
     numbers::{DeviceNumber, Hash128, UserNumber},
     random::Random,
     rooms::Rooms,
     sync::Sync,
-    tables::push::{Pusher, PusherKey, PusherRow, QueuedPush},
+    tables::push::{MailDigest, Pusher, PusherKey, PusherRow, QueuedPush},
     tasks::Tasks,
     users::Users,
 };
@@ -33,7 +35,9 @@ use self::{book::Book, queue::Queue, register::Register};
 
 mod book;
 mod deliver;
+mod digest;
 pub mod gateway;
+mod mail;
 mod notification;
 mod queue;
 mod register;
@@ -67,6 +71,12 @@ pub enum PusherError {
     /// The configuration does not let notifications go there.
     #[error("this server sends no notifications to that gateway")]
     GatewayNotAllowed,
+    /// The configuration names no mail server.
+    #[error("this server sends no mail")]
+    NoMail,
+    /// Mail goes to addresses of the account only.
+    #[error("this is no address of your account; an administrator can add it")]
+    NotYourAddress,
     /// The user has as many as a user may have.
     #[error("too many pushers")]
     TooMany,
@@ -96,6 +106,10 @@ pub struct PusherSources {
     pub sync: Sync,
     /// How notifications get to gateways.
     pub gateway: Arc<dyn Gateway>,
+    /// Mail addresses of users.
+    pub addresses: Addresses,
+    /// How mail is sent.
+    pub mailer: Arc<dyn Mailer>,
     /// The time.
     pub clock: Clock,
     /// Chance.
@@ -162,7 +176,11 @@ impl Pushers {
         append: bool,
     ) -> Result<(), PusherError> {
         check(&row)?;
-        gateway::check_url(&row.url, &self.0.sources.config.get().push)?;
+        let config = self.0.sources.config.get();
+        match row.mail_address() {
+            Some(address) => self.check_address(user, address, &config).await?,
+            None => gateway::check_url(&row.url, &config.push)?,
+        }
         row.set_ms = self.0.sources.clock.now_ms();
         let hash = self.hash(&row.app_id, &row.pushkey);
         for _ in 0..ATTEMPTS_MAX {
@@ -220,6 +238,23 @@ impl Pushers {
             && !self.0.book().has_ready(self.0.sources.clock.now_ms())
     }
 
+    /// Whether a user may have mail sent to an address.
+    async fn check_address(
+        &self,
+        user: UserNumber,
+        address: &str,
+        config: &Config,
+    ) -> Result<(), PusherError> {
+        if config.mail.host.is_none() || !config.push.enabled {
+            return Err(PusherError::NoMail);
+        }
+        if self.0.sources.addresses.has(user, address).await? {
+            Ok(())
+        } else {
+            Err(PusherError::NotYourAddress)
+        }
+    }
+
     fn hash(&self, app_id: &str, pushkey: &str) -> Hash128 {
         self.0.sources.database.hash("pusher", format!("{app_id}\0{pushkey}"))
     }
@@ -249,6 +284,7 @@ impl Inner {
 fn delete(write: &mut Write, key: &PusherKey) {
     write.delete::<Pusher>(key);
     write.delete_prefix::<QueuedPush>(key);
+    write.delete::<MailDigest>(key);
     write.erase::<Pusher>(key);
     write.erase::<QueuedPush>(key);
 }

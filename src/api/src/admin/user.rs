@@ -2,6 +2,7 @@
 
 use allod_server::{
     accounts::NewAccount,
+    addresses::AddressError,
     audit::Actor,
     numbers::UserNumber,
     tables::accounts::AccountKind,
@@ -27,6 +28,9 @@ pub(crate) fn routes(routes: Routes) -> Routes {
         .route(&Method::GET, "/_allod/admin/v1/users", list_users)
         .route(&Method::POST, "/_allod/admin/v1/users", create_user)
         .route(&Method::POST, "/_allod/admin/v1/users/{name}/password", reset_password)
+        .route(&Method::GET, "/_allod/admin/v1/users/{name}/addresses", list_addresses)
+        .route(&Method::POST, "/_allod/admin/v1/users/{name}/addresses", add_address)
+        .route(&Method::DELETE, "/_allod/admin/v1/users/{name}/addresses/{address}", remove_address)
 }
 
 /// `GET /_allod/admin/v1/users?limit=…&after=…`
@@ -102,6 +106,55 @@ async fn reset_password(app: App, (): (), request: PlainRequest) -> Result<Respo
     let (user_id, user) = find(&app, name).await?;
     app.accounts.set_password(Actor::Operator, user, body.password, body.logout_devices, None).await?;
     Ok(json_bytes(json!({ "user_id": user_id }).to_string()))
+}
+
+/// `GET /_allod/admin/v1/users/{name}/addresses`
+async fn list_addresses(app: App, (): (), request: PlainRequest) -> Result<Response> {
+    let name = request.args.first().map(String::as_str).unwrap_or_default();
+    let (user_id, user) = find(&app, name).await?;
+    let rows = app.addresses.list(user).await?;
+    let addresses: Vec<Value> =
+        rows.iter().map(|row| json!({ "address": row.address, "added_ms": row.added_ms })).collect();
+    Ok(json_bytes(json!({ "user_id": user_id, "addresses": addresses }).to_string()))
+}
+
+#[derive(Deserialize)]
+struct AddAddress {
+    address: String,
+}
+
+/// `POST /_allod/admin/v1/users/{name}/addresses`
+///
+/// Who adds an address vouches for it: the person gets no mail that asks.
+async fn add_address(app: App, (): (), request: PlainRequest) -> Result<Response> {
+    let body: AddAddress = request.json()?;
+    let name = request.args.first().map(String::as_str).unwrap_or_default();
+    let (user_id, user) = find(&app, name).await?;
+    app.addresses.add(Actor::Operator, user, &body.address).await?;
+    Ok(json_bytes(json!({ "user_id": user_id }).to_string()))
+}
+
+/// `DELETE /_allod/admin/v1/users/{name}/addresses/{address}`
+async fn remove_address(app: App, (): (), request: PlainRequest) -> Result<Response> {
+    let [name, address] = request.args.as_slice() else {
+        return Err(Error::not_found("There is no such account"));
+    };
+    let (user_id, user) = find(&app, name).await?;
+    if !app.addresses.remove(Actor::Operator, user, address).await? {
+        return Err(Error::not_found(format!("{user_id} has no such address")));
+    }
+    Ok(json_bytes(json!({ "user_id": user_id }).to_string()))
+}
+
+impl From<AddressError> for Error {
+    fn from(error: AddressError) -> Self {
+        let message = error.to_string();
+        match error {
+            AddressError::Malformed => Self::invalid_param(message),
+            AddressError::TooMany => Self::forbidden(message),
+            AddressError::Storage(error) => error.into(),
+        }
+    }
 }
 
 /// The account of this name or id.

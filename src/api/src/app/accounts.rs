@@ -2,6 +2,7 @@
 
 use allod_server::{
     accounts::Accounts,
+    addresses::Addresses,
     config::SecretFile,
     devices::Devices,
     passwords::Passwords,
@@ -20,6 +21,7 @@ pub(super) struct AccountServices {
     pub(super) devices: Devices,
     pub(super) sessions: Sessions,
     pub(super) accounts: Accounts,
+    pub(super) addresses: Addresses,
     pub(super) registration_tokens: RegistrationTokens,
     pub(super) uiaa: Uiaa,
     pub(super) registration: Registration,
@@ -55,6 +57,7 @@ impl AccountServices {
             random,
             options,
         );
+        let addresses = Addresses::new(base.database.clone(), clock.clone());
         let secret = options.registration_secret.as_ref().map(SecretFile::read).transpose()?;
         let shared_secret = secret.map(|secret| registration.with_shared_secret(secret, clock));
         Ok(Self {
@@ -62,6 +65,7 @@ impl AccountServices {
             devices,
             sessions,
             accounts,
+            addresses,
             registration_tokens,
             uiaa,
             registration,

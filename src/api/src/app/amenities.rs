@@ -4,6 +4,8 @@
 use allod_server::{
     accounts::Accounts,
     backups::Checkpoints,
+    calls::Calls,
+    config::SecretFile,
     egress::Egress,
     federation::Federation,
     media::{self, Media, MediaSources, Previews},
@@ -30,6 +32,7 @@ pub(super) struct Amenities {
     pub(super) user_directory: UserDirectory,
     pub(super) remote_keys: Option<RemoteKeys>,
     pub(super) checkpoints: Checkpoints,
+    pub(super) calls: Calls,
 }
 
 impl Amenities {
@@ -61,6 +64,8 @@ impl Amenities {
             }
             None => None,
         };
+        let turn_secret = config.get().calls.turn_secret.as_ref().map(SecretFile::read).transpose()?;
+        let calls = Calls::new(config.clone(), turn_secret, clock.clone());
         let checkpoints = Checkpoints::new(database.clone(), config.clone());
         let thread_subscriptions = ThreadSubscriptions::new(database.clone(), rooms.clone());
         let bucket = media::bucket(&config.get(), egress).map_err(media::OpenError::from)?;
@@ -87,6 +92,7 @@ impl Amenities {
             user_directory,
             remote_keys,
             checkpoints,
+            calls,
         })
     }
 }

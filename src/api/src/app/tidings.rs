@@ -1,9 +1,11 @@
 //! The services that tell others what happens: push gateways, application services.
 
 use allod_server::{
+    addresses::Addresses,
     appservices::{AppserviceSources, Appservices, transport::HttpTransport},
     bridges::Bridges,
     egress::Egress,
+    mail::SmtpMailer,
     notifications::Notifications,
     pushers::{PusherSources, Pushers, gateway::HttpGateway},
     rooms::Rooms,
@@ -30,6 +32,8 @@ pub(super) async fn start(
         rooms: rooms.clone(),
         sync: sync.clone(),
         gateway: HttpGateway::new(egress.clone()),
+        addresses: Addresses::new(database.clone(), clock.clone()),
+        mailer: SmtpMailer::open(egress.clone(), config.clone(), clock.clone())?,
         clock: clock.clone(),
         random: random.clone(),
         tasks: tasks.clone(),

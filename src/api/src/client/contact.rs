@@ -1,16 +1,20 @@
-//! Addresses of an account (§Adding Account Administrative Contact Information). This server sends no mail and no SMS and
-//! talks to no identity server, so that an account never has one.
+//! Addresses of an account (§Adding Account Administrative Contact Information). An administrator gives an account its mail
+//! addresses; nobody adds one here, and this server talks to no identity server.
 
-use allod_server::uiaa::Operation;
+use allod_server::{audit::Actor, uiaa::Operation};
 use http::StatusCode;
-use ruma::api::{
-    client::account::{
-        ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
-        request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
-        request_password_change_token_via_email, request_password_change_token_via_msisdn,
-        request_registration_token_via_email, request_registration_token_via_msisdn, unbind_3pid,
+use ruma::{
+    MilliSecondsSinceUnixEpoch, UInt,
+    api::{
+        client::account::{
+            ThirdPartyIdRemovalStatus, add_3pid, bind_3pid, delete_3pid, get_3pids,
+            request_3pid_management_token_via_email, request_3pid_management_token_via_msisdn,
+            request_password_change_token_via_email, request_password_change_token_via_msisdn,
+            request_registration_token_via_email, request_registration_token_via_msisdn, unbind_3pid,
+        },
+        error::ErrorKind,
     },
-    error::ErrorKind,
+    thirdparty::{Medium, ThirdPartyIdentifierInit},
 };
 
 use crate::{
@@ -37,8 +41,19 @@ pub(crate) fn routes(routes: Routes) -> Routes {
 }
 
 /// `GET /_matrix/client/v3/account/3pid`
-async fn get_3pids(_: App, _: Session, _: get_3pids::v3::Request) -> Result<get_3pids::v3::Response> {
-    Ok(get_3pids::v3::Response::new(Vec::new()))
+async fn get_3pids(app: App, caller: Session, _: get_3pids::v3::Request) -> Result<get_3pids::v3::Response> {
+    let addresses = app.addresses.list(caller.user).await?;
+    let shown = addresses.into_iter().map(|row| {
+        let at = MilliSecondsSinceUnixEpoch(UInt::new_saturating(row.added_ms));
+        let init = ThirdPartyIdentifierInit {
+            address: row.address,
+            medium: Medium::Email,
+            validated_at: at,
+            added_at: at,
+        };
+        init.into()
+    });
+    Ok(get_3pids::v3::Response::new(shown.collect()))
 }
 
 /// `POST /_matrix/client/v3/account/3pid/add`
@@ -62,7 +77,14 @@ async fn bind_3pid(_: App, _: Session, _: bind_3pid::v3::Request) -> Result<bind
 }
 
 /// `POST /_matrix/client/v3/account/3pid/delete`
-async fn delete_3pid(_: App, _: Session, _: delete_3pid::v3::Request) -> Result<delete_3pid::v3::Response> {
+async fn delete_3pid(
+    app: App,
+    caller: Session,
+    request: delete_3pid::v3::Request,
+) -> Result<delete_3pid::v3::Response> {
+    if request.medium == Medium::Email {
+        app.addresses.remove(Actor::User(caller.user), caller.user, &request.address).await?;
+    }
     Ok(delete_3pid::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport))
 }
 

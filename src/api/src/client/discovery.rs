@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::{
     app::App,
+    client::calls::transports,
     endpoint::{PlainRequest, Routes},
     error::{Error, Result},
     response::{Response, json_bytes},
@@ -34,13 +35,15 @@ async fn discover_homeserver(
     _: discover_homeserver::Request,
 ) -> Result<discover_homeserver::Response> {
     let base_url = app.config.get().server.public_url.clone().ok_or_else(not_set)?;
-    Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
+    let mut response = discover_homeserver::Response::new(HomeserverInfo::new(base_url));
+    response.rtc_foci = transports(&app)?;
+    Ok(response)
 }
 
 /// `GET /.well-known/matrix/server`
 async fn discover_server(app: App, (): (), _: PlainRequest) -> Result<Response> {
     let config = app.config.get();
-    if config.federation.mode == FederationMode::Off {
+    if config.federation.mode == FederationMode::Off && config.calls.livekit_url.is_none() {
         return Err(not_set());
     }
     let address = config.server.federation_address.as_ref().ok_or_else(not_set)?;

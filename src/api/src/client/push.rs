@@ -5,14 +5,16 @@
 use allod_server::{
     notifications::Notification as Listed, pushers::PusherError, rooms::send::Caller, tables::push::PusherRow,
 };
+use http::StatusCode;
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::client::push::{
-        Pusher, PusherIds, PusherInit, PusherKind,
+        EmailPusherData, Pusher, PusherIds, PusherInit, PusherKind,
         get_notifications::v3 as notifications,
         get_pushers::v3 as get,
         set_pusher::v3::{self as set, PusherAction, PusherPostData},
     },
+    api::error::ErrorKind,
     push::HttpPusherData,
     serde::{JsonObject, Raw},
 };
@@ -88,8 +90,11 @@ fn listed(listed: Listed) -> Result<notifications::Notification> {
 
 /// A pusher as it is stored.
 fn wanted(pusher: Pusher) -> Result<PusherRow> {
-    let PusherKind::Http(data) = pusher.kind else {
-        return Err(Error::invalid_param("This server has no pushers of this kind"));
+    let (url, format, data) = match pusher.kind {
+        PusherKind::Http(data) => (data.url, data.format.map(|format| format.as_str().to_owned()), data.data),
+        // The push key is the address.
+        PusherKind::Email(data) => (format!("mailto:{}", pusher.ids.pushkey), None, data.data),
+        _ => return Err(Error::invalid_param("This server has no pushers of this kind")),
     };
     Ok(PusherRow {
         pushkey: pusher.ids.pushkey,
@@ -98,21 +103,29 @@ fn wanted(pusher: Pusher) -> Result<PusherRow> {
         device_display_name: pusher.device_display_name,
         profile_tag: pusher.profile_tag,
         lang: pusher.lang,
-        url: data.url,
-        format: data.format.map(|format| format.as_str().to_owned()),
-        data: serde_json::to_string(&data.data).map_err(Error::internal)?,
+        url,
+        format,
+        data: serde_json::to_string(&data).map_err(Error::internal)?,
         set_ms: 0,
     })
 }
 
 /// A pusher as its user sees it.
 fn shown(row: PusherRow) -> Pusher {
-    let mut data = HttpPusherData::new(row.url);
-    data.format = row.format.map(Into::into);
-    data.data = serde_json::from_str::<JsonObject>(&row.data).unwrap_or_default();
+    let more = serde_json::from_str::<JsonObject>(&row.data).unwrap_or_default();
+    let kind = if row.mail_address().is_some() {
+        let mut data = EmailPusherData::new();
+        data.data = more;
+        PusherKind::Email(data)
+    } else {
+        let mut data = HttpPusherData::new(row.url);
+        data.format = row.format.map(Into::into);
+        data.data = more;
+        PusherKind::Http(data)
+    };
     PusherInit {
         ids: PusherIds::new(row.pushkey, row.app_id),
-        kind: PusherKind::Http(data),
+        kind,
         app_display_name: row.app_display_name,
         device_display_name: row.device_display_name,
         profile_tag: row.profile_tag,
@@ -126,6 +139,10 @@ impl From<PusherError> for Error {
         let message = error.to_string();
         match error {
             PusherError::BadText(_) | PusherError::BadUrl(_) => Self::invalid_param(message),
+            PusherError::NoMail => Self::invalid_param(message),
+            PusherError::NotYourAddress => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::ThreepidNotFound, message)
+            }
             PusherError::GatewayNotAllowed | PusherError::TooMany => Self::forbidden(message),
             PusherError::Storage(error) => error.into(),
         }

@@ -162,9 +162,8 @@ fn write_option(
         push_line(text, &format!("#{line}{live}"));
     }
     // An example that is not a string is written as it stands.
-    let example = option
-        .example
-        .map(|example| if example.starts_with('[') { example.to_owned() } else { quoted(example) });
+    let example =
+        option.example.map(|example| if is_literal(example) { example.to_owned() } else { quoted(example) });
     let key = option.key;
     let line = match (value, example, default) {
         (Some(value), ..) => format!("{key} = {value}"),
@@ -179,6 +178,11 @@ fn write_option(
 fn push_line(text: &mut String, line: &str) {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{}", line.trim_end());
+}
+
+/// Whether an example is a list or a number.
+fn is_literal(example: &str) -> bool {
+    example.starts_with('[') || example.parse::<u64>().is_ok()
 }
 
 #[cfg(test)]

@@ -24,12 +24,14 @@ pub enum Purpose {
     Objects,
     /// The scanner of media, which the configuration names.
     Scanner,
+    /// The mail server, which the configuration names.
+    Mail,
 }
 
 impl Purpose {
     /// All purposes.
     pub const ALL: [Self; 6] =
-        [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects, Self::Scanner];
+        [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects, Self::Scanner, Self::Mail];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
@@ -40,6 +42,7 @@ impl Purpose {
             Self::Preview => "previews of links",
             Self::Objects => "object storage",
             Self::Scanner => "scanner",
+            Self::Mail => "mail",
         }
     }
 
@@ -52,6 +55,7 @@ impl Purpose {
             Self::Preview => 4,
             Self::Objects => 5,
             Self::Scanner => 6,
+            Self::Mail => 7,
         }
     }
 

@@ -23,6 +23,8 @@ pub(super) enum Outcome {
     Done,
     /// The gateway did not take it.
     Failed,
+    /// It is not time yet: until then, in milliseconds since the epoch.
+    Later(u64),
 }
 
 /// A pusher with something to do.
@@ -90,6 +92,10 @@ impl Book {
             Outcome::Done => {
                 self.work.remove(&key);
                 return;
+            }
+            Outcome::Later(due_ms) => {
+                work.failures = 0;
+                due_ms
             }
             Outcome::Failed => {
                 work.failures = work.failures.saturating_add(1);

@@ -14,7 +14,7 @@ use crate::{
 /// A notification that no gateway took for this long says nothing new any more.
 const USEFUL_MS: u64 = 24 * 3_600_000;
 /// A notification that a gateway calls wrong so often is given up.
-const REFUSALS_MAX: u32 = 5;
+pub(super) const REFUSALS_MAX: u32 = 5;
 /// Rows read at once.
 const PAGE_ROWS: usize = 50;
 /// How long the task sleeps at most, for clocks that are set.
@@ -79,6 +79,9 @@ impl Inner {
             self.remove(key).await?;
             return Ok(Outcome::Done);
         };
+        if let Some(address) = pusher.mail_address() {
+            return self.deliver_mail(key, address).await;
+        }
         loop {
             let page = database.scan(&Range::<QueuedPush>::prefix(key).limit(PAGE_ROWS)).await?;
             if page.rows.is_empty() {

@@ -77,7 +77,7 @@ impl Inner {
     }
 
     /// Whether an event is news for a member.
-    async fn is_news(
+    pub(super) async fn is_news(
         &self,
         room: &Arc<Room>,
         caller: &Caller,
@@ -129,7 +129,6 @@ impl Inner {
         caller: &Caller,
         notification: &mut Map<String, Value>,
     ) -> Result<(), Error> {
-        let rooms = &self.sources.rooms;
         let pdu = event.pdu(room)?;
         let mut put = |key: &str, value: Option<Value>| {
             if let Some(value) = value {
@@ -147,11 +146,22 @@ impl Inner {
             ("room_name", "m.room.name", "", "name"),
             ("room_alias", "m.room.canonical_alias", "", "alias"),
         ] {
-            let content = rooms.current_content(room, kind, state_key).await?;
-            let value = content.and_then(|content| content.get(field).cloned());
-            put(key, value.filter(|value| value.as_str().is_some_and(|text| !text.is_empty())));
+            put(key, self.current_text(room, kind, state_key, field).await?.map(Value::from));
         }
         Ok(())
+    }
+
+    /// A text of a room's state, unless it is empty.
+    pub(super) async fn current_text(
+        &self,
+        room: &Room,
+        kind: &str,
+        state_key: &str,
+        field: &str,
+    ) -> Result<Option<String>, Error> {
+        let content = self.sources.rooms.current_content(room, kind, state_key).await?;
+        let text = content.and_then(|content| Some(content.get(field)?.as_str()?.to_owned()));
+        Ok(text.filter(|text| !text.is_empty()))
     }
 }
 

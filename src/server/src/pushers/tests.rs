@@ -18,6 +18,7 @@ use crate::{
     accounts::testing::id,
     audit::Actor,
     config::{Config, Live},
+    mail::Mail,
     notifications::Notifications,
     receipts::{Marks, Receipts},
     rooms::{
@@ -29,6 +30,8 @@ use crate::{
     tables::SPACES,
 };
 
+mod mail;
+
 const URL: &str = "https://push.example/_matrix/push/v1/notify";
 
 /// A gateway that does as it is told, and takes everything otherwise.
@@ -36,6 +39,7 @@ const URL: &str = "https://push.example/_matrix/push/v1/notify";
 struct Wire {
     outcomes: Mutex<VecDeque<Outcome>>,
     asked: Mutex<Vec<Value>>,
+    mails: Mutex<Vec<Mail>>,
     changed: Notify,
 }
 
@@ -95,6 +99,7 @@ struct World {
     receipts: Receipts,
     wire: Arc<Wire>,
     config: Live,
+    addresses: Addresses,
     pushers: Pushers,
 }
 
@@ -111,6 +116,7 @@ impl World {
         let (around, sync) = testing::start(&server);
         let receipts = around.receipts;
         let config = Live::new(Config::default());
+        let addresses = Addresses::new(database.clone(), clock.clone());
         let sources = PusherSources {
             database,
             config: config.clone(),
@@ -118,12 +124,14 @@ impl World {
             rooms: server.rooms.clone(),
             sync: sync.clone(),
             gateway: wire.clone(),
+            addresses: addresses.clone(),
+            mailer: wire.clone(),
             clock,
             random,
             tasks,
         };
         let pushers = Pushers::start(sources).await.unwrap();
-        Self { server, sync, receipts, wire, config, pushers }
+        Self { server, sync, receipts, wire, config, addresses, pushers }
     }
 
     /// Ends it as SIGKILL would: nothing more is written.

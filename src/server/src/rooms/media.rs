@@ -6,7 +6,7 @@ use ruma::{EventId, OwnedUserId, ServerName};
 
 use super::{
     Room, Rooms, access::AccessError, event::StoredEvent, federation::ServerSights, send::Caller,
-    writer::media::loosen,
+    writer::loosen,
 };
 use crate::{
     database::{Error, Range, Write},

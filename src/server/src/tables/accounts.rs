@@ -1,4 +1,4 @@
-//! Tables of accounts, sessions and devices. Ids 10 to 49.
+//! Tables of accounts, sessions and devices. Ids 10 to 49, and 107.
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +28,8 @@ super::tables! {
     RegistrationToken = 19 in ACCOUNTS: Hash128 => RegistrationTokenRow, Credential, Forever;
     /// Tokens by which another service asks who a user is, by their hash.
     OpenIdToken = 20 in ACCOUNTS: (UserNumber, Hash128) => OpenIdTokenRow, Credential, Seconds(OPENID_SECONDS);
+    /// Mail addresses of accounts, by their hash.
+    Address = 107 in ACCOUNTS: (UserNumber, Hash128) => AddressRow, Contact, User;
     /// How far numbers of a kind have been given out, by kind: 1 = devices.
     NumbersReserved = 21 in OPERATIONAL: u8 => NumbersReservedRow, Operational, Forever;
 }
@@ -79,6 +81,22 @@ pub struct AccountRow {
     pub erased: bool,
 }
 impl Stored for AccountRow {}
+
+/// A row of [`Address`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressRow {
+    /// The address, in lower case.
+    pub address: String,
+    /// When the account got it, in milliseconds since the epoch.
+    pub added_ms: u64,
+}
+impl Stored for AddressRow {}
+
+impl std::fmt::Debug for AddressRow {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("AddressRow").field("added_ms", &self.added_ms).finish_non_exhaustive()
+    }
+}
 
 /// A row of [`Password`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,4 +1,4 @@
-//! Tables of where notifications are sent, and of those on their way. Ids 120 to 124.
+//! Tables of where notifications are sent, and of those on their way. Ids 106 and 120 to 124.
 
 use allod_storage::Position;
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,8 @@ super::tables! {
     Pusher = 120 in USER_DATA: (UserNumber, DeviceNumber, Hash128) => PusherRow, Push, Device;
     /// Notifications that no gateway has taken yet, by pusher, in order: by the commit of what they are about.
     QueuedPush = 121 in INBOXES: (UserNumber, DeviceNumber, Hash128, Position) => QueuedPushRow, Push, Device;
+    /// The last mail to a pusher of mail, by pusher.
+    MailDigest = 106 in USER_DATA: (UserNumber, DeviceNumber, Hash128) => MailDigestRow, Push, Device;
     /// Up to where a consumer has read the log, by the consumer's number.
     LogCursor = 122 in OPERATIONAL: u8 => LogCursorRow, Operational, Forever;
 }
@@ -33,7 +35,7 @@ pub struct PusherRow {
     pub profile_tag: Option<String>,
     /// The language of notifications.
     pub lang: String,
-    /// Where the gateway is.
+    /// Where the gateway is; of a pusher of mail, `mailto:` and the address.
     pub url: String,
     /// Which format it wants.
     pub format: Option<String>,
@@ -43,6 +45,13 @@ pub struct PusherRow {
     pub set_ms: u64,
 }
 impl Stored for PusherRow {}
+
+impl PusherRow {
+    /// The address, if it is a pusher of mail.
+    pub fn mail_address(&self) -> Option<&str> {
+        self.url.strip_prefix("mailto:")
+    }
+}
 
 impl std::fmt::Debug for PusherRow {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,6 +72,18 @@ pub struct QueuedPushRow {
     pub at_ms: u64,
 }
 impl Stored for QueuedPushRow {}
+
+/// A row of [`MailDigest`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MailDigestRow {
+    /// The commit of the last notification that it tells of.
+    pub upto: u64,
+    /// When the mail server took it, in milliseconds since the epoch; none until it has.
+    pub taken_ms: Option<u64>,
+    /// When the mail server took the one before.
+    pub before_ms: u64,
+}
+impl Stored for MailDigestRow {}
 
 /// A row of [`LogCursor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
