@@ -30,8 +30,15 @@ pub enum Purpose {
 
 impl Purpose {
     /// All purposes.
-    pub const ALL: [Self; 6] =
-        [Self::Federation, Self::Push, Self::Appservice, Self::Preview, Self::Objects, Self::Scanner, Self::Mail];
+    pub const ALL: [Self; 7] = [
+        Self::Federation,
+        Self::Push,
+        Self::Appservice,
+        Self::Preview,
+        Self::Objects,
+        Self::Scanner,
+        Self::Mail,
+    ];
 
     /// Its name, as reports show it.
     pub fn name(self) -> &'static str {
