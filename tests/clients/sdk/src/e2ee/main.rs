@@ -54,7 +54,7 @@ async fn tell(servers: Servers, place: &str) -> Result<bool> {
         "every message decrypts on every device" => talks,
         "people verify each other, and all their devices know" => verifies_each_other,
         "an encrypted file is read by the other" => sends_a_file,
-        "somebody joins, reads what was said before, talks and leaves" => comes_and_goes,
+        "somebody joins, talks and leaves" => comes_and_goes,
         "a new device restores the history from the backup" => restores,
         "a device that signs out is forgotten" => signs_out,
         "all goes on after kill -9" => survives,
