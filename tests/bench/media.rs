@@ -256,7 +256,7 @@ async fn pictures(server: &Server, people: &mut [Client], count: usize) -> anyho
     });
     let (latencies, _) = again.await?;
     let mut again = meter.stop("thumbnail once more", latencies);
-    again.note = peak(server).trim_start_matches(", ").to_owned();
+    peak(server).trim_start_matches(", ").clone_into(&mut again.note);
     Ok(vec![made, again])
 }
 
