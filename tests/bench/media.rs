@@ -256,7 +256,7 @@ async fn pictures(server: &Server, people: &mut [Client], count: usize) -> anyho
     });
     let (latencies, _) = again.await?;
     let mut again = meter.stop("thumbnail once more", latencies);
-    again.note = peak(server).trim_start_matches(", ").to_owned();
+    peak(server).trim_start_matches(", ").clone_into(&mut again.note);
     Ok(vec![made, again])
 }
 
@@ -312,7 +312,7 @@ impl Picture {
     fn new() -> Self {
         let sides = [WIDTH.to_be_bytes(), HEIGHT.to_be_bytes()].concat();
         let head =
-            [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &[&sides[..], &[8, 2, 0, 0, 0]].concat())].concat();
+            [&b"\x89PNG\r\n\x1a\n"[..], &chunk(*b"IHDR", &[&sides[..], &[8, 2, 0, 0, 0]].concat())].concat();
         let mut lines = Vec::new();
         for y in 0..HEIGHT {
             lines.push(0);
@@ -321,12 +321,12 @@ impl Picture {
                 lines.extend(colour.map(|part| u8::try_from(part % 256).unwrap_or_default()));
             }
         }
-        let rest = [chunk(b"IDAT", &stored(&lines)), chunk(b"IEND", b"")].concat();
+        let rest = [chunk(*b"IDAT", &stored(&lines)), chunk(*b"IEND", b"")].concat();
         Self { head, rest }
     }
 
     fn numbered(&self, number: usize) -> Bytes {
-        let unlike = chunk(b"tEXt", format!("Comment\0{number}").as_bytes());
+        let unlike = chunk(*b"tEXt", format!("Comment\0{number}").as_bytes());
         Bytes::from([&self.head[..], &unlike, &self.rest].concat())
     }
 }
@@ -351,7 +351,7 @@ fn stored(bytes: &[u8]) -> Vec<u8> {
     stream
 }
 
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let named = [&kind[..], data].concat();
     let step = |sum: u32, _| if sum & 1 == 1 { (sum >> 1) ^ 0xedb8_8320 } else { sum >> 1 };
     let sum = !named.iter().fold(u32::MAX, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), step));

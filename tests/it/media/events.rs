@@ -63,7 +63,7 @@ impl Place {
         config.media.folder = Some(folder.path().into());
         config.media.free_space = allod_server::config::ByteSize(0);
         change(&mut config);
-        let server = TestServer::with(config).await;
+        let server = Box::pin(TestServer::with(config)).await;
         let anna = server.register("anna").await;
         let body = json!({ "preset": "public_chat" });
         let room = server.post(&anna, "/_matrix/client/v3/createRoom", body).await.ok();

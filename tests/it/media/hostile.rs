@@ -38,7 +38,7 @@ fn bomb(bytes: usize) -> Vec<u8> {
     stream
 }
 
-fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+fn chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
     let table: Vec<u32> = (0..256_u32)
         .map(|byte| {
             (0..8).fold(byte, |sum, _| if sum & 1 == 1 { (sum >> 1) ^ 0xedb8_8320 } else { sum >> 1 })
@@ -54,23 +54,23 @@ fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
 /// A PNG of so many pixels, with these chunks: `depth` and `colour` as its header says them.
 fn png(width: u32, height: u32, (depth, colour): (u8, u8), chunks: &[Vec<u8>]) -> Vec<u8> {
     let head = [&width.to_be_bytes()[..], &height.to_be_bytes(), &[depth, colour, 0, 0, 0]].concat();
-    [&b"\x89PNG\r\n\x1a\n"[..], &chunk(b"IHDR", &head), &chunks.concat(), &chunk(b"IEND", b"")].concat()
+    [&b"\x89PNG\r\n\x1a\n"[..], &chunk(*b"IHDR", &head), &chunks.concat(), &chunk(*b"IEND", b"")].concat()
 }
 
 /// What must give no thumbnail, by what it is.
 fn refused() -> Vec<(&'static str, Vec<u8>)> {
-    let small = chunk(b"IDAT", &bomb(10_000));
-    let whole = png(100, 100, (8, 0), &[chunk(b"IDAT", &bomb(10_100))]);
+    let small = chunk(*b"IDAT", &bomb(10_000));
+    let whole = png(100, 100, (8, 0), &[chunk(*b"IDAT", &bomb(10_100))]);
     let jpeg = b"\xff\xd8\xff\xc0\0\x11\x08\xff\xdc\xff\xdc\x03\x01\x22\0\x02\x11\x01\x03\x11\x01\xff\xd9";
     let frame = b"\x2c\0\0\0\0\xff\xff\xff\xff\0\x08\x01\0\0";
     let mut webp = b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\x02\0\0\0".to_vec();
     webp.extend(b"\xff\x3f\0\xff\x3f\0ANIM\0\0");
     vec![
-        ("huge dimensions", png(u32::MAX >> 1, u32::MAX >> 1, (8, 2), &[small.clone()])),
-        ("a long line", png(40_000_001, 1, (8, 2), &[small.clone()])),
-        ("more memory than allowed", png(6300, 6300, (16, 6), &[chunk(b"IDAT", &bomb(BOMB_BYTES / 3))])),
-        ("pixels that are not there", png(6000, 6000, (8, 2), &[small.clone()])),
-        ("a bomb of the wrong kind", png(100, 100, (3, 9), &[chunk(b"IDAT", &bomb(BOMB_BYTES))])),
+        ("huge dimensions", png(u32::MAX >> 1, u32::MAX >> 1, (8, 2), std::slice::from_ref(&small))),
+        ("a long line", png(40_000_001, 1, (8, 2), std::slice::from_ref(&small))),
+        ("more memory than allowed", png(6300, 6300, (16, 6), &[chunk(*b"IDAT", &bomb(BOMB_BYTES / 3))])),
+        ("pixels that are not there", png(6000, 6000, (8, 2), std::slice::from_ref(&small))),
+        ("a bomb of the wrong kind", png(100, 100, (3, 9), &[chunk(*b"IDAT", &bomb(BOMB_BYTES))])),
         ("no size", png(0, 0, (8, 2), &[small])),
         ("a PNG cut short", whole[..whole.len() / 3].to_vec()),
         ("a PNG's first bytes", b"\x89PNG\r\n\x1a\n".to_vec()),
@@ -92,12 +92,12 @@ fn refused() -> Vec<(&'static str, Vec<u8>)> {
 
 /// What may give a thumbnail, since the picture itself is good, but must take no more memory for what is beside it.
 fn tolerated() -> Vec<(&'static str, Vec<u8>)> {
-    let pixels = chunk(b"IDAT", &bomb(10_100));
+    let pixels = chunk(*b"IDAT", &bomb(10_100));
     let profile = [&b"name\0\0"[..], &bomb(BOMB_BYTES)].concat();
     vec![
-        ("a bomb behind the pixels", png(100, 100, (8, 0), &[chunk(b"IDAT", &bomb(BOMB_BYTES))])),
-        ("a bomb as a text", png(100, 100, (8, 0), &[chunk(b"zTXt", &profile), pixels.clone()])),
-        ("a bomb as a colour profile", png(100, 100, (8, 0), &[chunk(b"iCCP", &profile), pixels])),
+        ("a bomb behind the pixels", png(100, 100, (8, 0), &[chunk(*b"IDAT", &bomb(BOMB_BYTES))])),
+        ("a bomb as a text", png(100, 100, (8, 0), &[chunk(*b"zTXt", &profile), pixels.clone()])),
+        ("a bomb as a colour profile", png(100, 100, (8, 0), &[chunk(*b"iCCP", &profile), pixels])),
     ]
 }
 
