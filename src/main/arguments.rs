@@ -436,6 +436,7 @@ pub(crate) enum Room {
 }
 
 /// How `allod room delete` is asked to do it.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[derive(Debug, Args)]
 pub(crate) struct DeleteRoom {
     /// The room's id.

@@ -242,12 +242,12 @@ impl App {
         let room_lookup: Arc<dyn RoomLookup> = Arc::new(rooms.clone());
         let user_data = UserDataServices::open(&base, &own.users, &own.devices, &room_lookup, settings);
         let (sync, search) = rooms::start_sync(&base, &own.users, &rooms, &user_data);
-        let delayed_events = upkeep::start(&base, &own.users, &rooms);
         let reach = Reach::open(&base, (&own.users, &own.devices), (&rooms, &sync), &user_data).await?;
         let (outside, of_users) = ((reach.federation.as_ref(), &reach.egress), (&rooms, &own.accounts));
         let amenities = Amenities::open(&base, outside, of_users, (&profiles, &user_data)).await?;
         Ok(Self(Arc::new(Services {
             metrics: open_metrics(&base, &user_data.wakes, &reach),
+            delayed_events: upkeep::start(&base, &own.users, &rooms),
             limits: Limits::new(base.config.clone(), base.clock.clone()),
             clock: base.clock,
             config: base.config,
@@ -262,7 +262,6 @@ impl App {
             shared_secret: own.shared_secret,
             profiles,
             rooms,
-            delayed_events,
             thread_subscriptions: amenities.thread_subscriptions,
             server_notices: amenities.server_notices,
             spaces: amenities.spaces,

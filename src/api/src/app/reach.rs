@@ -56,7 +56,6 @@ impl Reach {
         let inbound = inbound::open(base, federation.as_ref(), users, rooms, user_data).await?;
         let room_deletions = start_deletions(base, rooms, &memberships, outbox.as_ref());
         Ok(Self {
-            room_deletions,
             federation,
             egress,
             outbox,
@@ -66,6 +65,7 @@ impl Reach {
             notifications,
             bridges,
             appservices,
+            room_deletions,
         })
     }
 }

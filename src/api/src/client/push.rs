@@ -138,8 +138,9 @@ impl From<PusherError> for Error {
     fn from(error: PusherError) -> Self {
         let message = error.to_string();
         match error {
-            PusherError::BadText(_) | PusherError::BadUrl(_) => Self::invalid_param(message),
-            PusherError::NoMail => Self::invalid_param(message),
+            PusherError::BadText(_) | PusherError::BadUrl(_) | PusherError::NoMail => {
+                Self::invalid_param(message)
+            }
             PusherError::NotYourAddress => {
                 Self::new(StatusCode::BAD_REQUEST, ErrorKind::ThreepidNotFound, message)
             }

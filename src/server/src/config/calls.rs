@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{option::section, secret::SecretFile, value::Interval};
 
 /// How long credentials for the TURN server are valid, unless configured otherwise.
-const TURN_LIFETIME: Duration = Duration::from_hours(24);
+const TURN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 section! {
     /// Calls: this server carries none, and tells clients where they go.

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{option::section, secret::SecretFile, value::Interval};
 
 /// How long a notification waits for others before a mail tells of them, unless configured otherwise.
-const DELAY: Duration = Duration::from_mins(10);
+const DELAY: Duration = Duration::from_secs(600);
 /// How long at least lies between two mails to a person, unless configured otherwise.
-const PAUSE: Duration = Duration::from_hours(1);
+const PAUSE: Duration = Duration::from_secs(3600);
 
 section! {
     /// Mail: digests of what people have not read, for those who ask their application for it. It goes to addresses that an
