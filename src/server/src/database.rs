@@ -3,9 +3,9 @@
 use std::marker::PhantomData;
 
 use allod_storage::{
-    AuditEntry, Batch, Check, Commit, CommitError, Error as StorageError, Key, LogEntry, Op, Page,
-    PositionAt, SCAN_ROWS_MAX, Scan, Store,
-    codec::{KeyCodec, KeyWriter, prefix_end},
+    AuditEntry, Batch, Check, Commit, CommitError, Error as StorageError, Key, LogEntry, Op, PositionAt,
+    SCAN_ROWS_MAX, Scan, Store,
+    codec::{KeyCodec, prefix_end},
 };
 use bytes::Bytes;
 
@@ -19,6 +19,11 @@ use crate::{
         upkeep::{ErasedRange, PendingErasure},
     },
 };
+
+pub use self::form::cursor;
+use self::form::{decode, key_bytes, rows_of, storage_key};
+
+mod form;
 
 /// Stored bytes that do not decode; says what is wrong with them.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
@@ -471,39 +476,4 @@ impl Write {
         self.batch.audit.extend(other.batch.audit);
         self.erased.extend(other.erased);
     }
-}
-
-/// A key as bytes, to go on behind it after a restart.
-pub fn cursor<T: Table>(key: &T::Key) -> Vec<u8> {
-    key_bytes(T::INFO.id, key)
-}
-
-fn key_bytes(table: u8, key: &impl KeyCodec) -> Vec<u8> {
-    let mut writer = KeyWriter::new();
-    writer.extend(&[table]);
-    key.encode(&mut writer);
-    writer.finish().0
-}
-
-fn storage_key<T: Table>(key: &T::Key) -> (Key, Option<usize>) {
-    let mut writer = KeyWriter::new();
-    writer.extend(&[T::INFO.id]);
-    key.encode(&mut writer);
-    let (bytes, pending) = writer.finish();
-    (Key::new(T::INFO.space, bytes), pending)
-}
-
-fn rows_of<T: Table>(page: Page) -> Result<Rows<T>, Error> {
-    let mut rows = Vec::with_capacity(page.rows.len());
-    for row in page.rows {
-        let mut bytes = row.key.get(1..).unwrap_or_default();
-        let key =
-            T::Key::decode(&mut bytes).ok_or(Error::Corrupt(T::INFO.name, Corrupt("key does not decode")))?;
-        rows.push((key, decode::<T>(&row.value)?));
-    }
-    Ok(Rows { rows, more: page.more })
-}
-
-fn decode<T: Table>(value: &Bytes) -> Result<T::Value, Error> {
-    T::Value::decode_shared(value).map_err(|corrupt| Error::Corrupt(T::INFO.name, corrupt))
 }

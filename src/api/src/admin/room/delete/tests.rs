@@ -1,3 +1,5 @@
+//! Deleting rooms: what goes, what stays, and what those who were away are told.
+
 use std::collections::BTreeMap;
 
 use allod_server::{
