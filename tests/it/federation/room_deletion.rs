@@ -23,6 +23,7 @@ async fn other_servers_learn_of_it_and_who_comes_back_begins_anew() {
     let room = anna.create(json!({ "preset": "public_chat", "name": "The den" })).await;
     let path = format!("join/{}?server_name={}", escaped(&room), escaped(&one.name));
     bea.post(&path, json!({})).await;
+    bea.sees("the room", |answer| answer["rooms"]["join"].get(&room).is_some()).await;
     bea.say(&room, "before").await;
     anna.hears(&room, "before").await;
 
