@@ -8,7 +8,7 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId, UserId};
 
 use super::{
     Room, Rooms,
-    ingest::{Incoming, IngestError, IngestOutcome, Placement, ToldBy, Verified},
+    ingest::{Incoming, IngestError, IngestOutcome, Placement, Verified},
 };
 use crate::{
     database::{Error, Write},
@@ -104,8 +104,7 @@ impl Rooms {
         let state_ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu.event_id.clone()).collect();
         let held = self.adopt_outliers(&room, state.into_iter().chain(auth_chain).collect()).await?;
         let state_ids = state_ids.into_iter().filter(|event_id| held.contains(event_id)).collect();
-        let join = Incoming::new(event, Placement::Live);
-        let mut join = Incoming { state: Some(state_ids), stale, told_by: ToldBy::Another, ..join };
+        let mut join = Incoming { state: Some(state_ids), stale, ..Incoming::new(event, Placement::Live) };
         let is_partial = partial.is_some();
         if let Some(PartialState { via, servers }) = partial {
             self.begin_partial(room.number, &servers).await?;

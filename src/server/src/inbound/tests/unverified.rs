@@ -104,19 +104,3 @@ async fn a_join_through_this_server_and_its_relay_are_one_commit() {
     assert_eq!(with.len(), 1);
     assert!(with[0].contains(&Happened::Event { room, event: number }));
 }
-
-/// Whoever came through another server is not announced a second time from here.
-#[tokio::test]
-async fn a_join_through_another_server_is_told_by_that_one() {
-    let world = World::new().await;
-    let number = world.server.stored(&world.room, &world.join).await.number;
-    let log = world.server.fixture.database.store().read_log(Position::ZERO, 1_000).await.unwrap();
-    let room = world.room.number;
-    let with = |wanted: Happened| {
-        let has = move |entries: Vec<Happened>| entries.contains(&wanted);
-        log.iter().position(|record| has(record.entries.iter().filter_map(Happened::decode).collect()))
-    };
-    let told = with(Happened::Event { room, event: number });
-    assert!(told.is_some());
-    assert_eq!(with(Happened::ToldElsewhere { room, event: number }), told);
-}
