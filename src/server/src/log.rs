@@ -68,13 +68,6 @@ pub enum Happened {
     },
     /// An event that named files, or carried them, is gone or redacted.
     LooseMedia,
-    /// An event of the same commit, of a user of this server, that another server tells the others of.
-    ToldElsewhere {
-        /// The room.
-        room: RoomNumber,
-        /// The event in it.
-        event: EventNumber,
-    },
 }
 
 impl Happened {

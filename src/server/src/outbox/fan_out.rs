@@ -80,12 +80,8 @@ impl FanOut {
     /// Hands out what a record says; whether the server goes on.
     async fn take(&mut self, record: &LogRecord) -> bool {
         let happened: Vec<Happened> = record.entries.iter().filter_map(Happened::decode).collect();
-        let told_elsewhere = |entry: &Happened| match *entry {
-            Happened::Event { room, event } => happened.contains(&Happened::ToldElsewhere { room, event }),
-            _ => false,
-        };
         let mut told = false;
-        for entry in happened.iter().copied().filter(|entry| !told_elsewhere(entry)) {
+        for entry in happened {
             loop {
                 match self.inner.hand_out(entry, record.position).await {
                     Ok(somebody) => {

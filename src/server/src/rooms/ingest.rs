@@ -68,8 +68,6 @@ pub enum ToldBy {
     Sender,
     /// This server: whoever sent it came through it.
     Us,
-    /// Another server: a user of this one came through it.
-    Another,
 }
 
 /// An event to be stored.

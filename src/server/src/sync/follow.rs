@@ -118,10 +118,7 @@ impl Follower {
                 self.tails.clear();
                 self.activity.event(room, at);
             }
-            Happened::Relay { .. }
-            | Happened::Queued { .. }
-            | Happened::LooseMedia
-            | Happened::ToldElsewhere { .. } => {}
+            Happened::Relay { .. } | Happened::Queued { .. } | Happened::LooseMedia => {}
         }
     }
 
@@ -138,8 +135,7 @@ impl Follower {
             Happened::State { .. }
             | Happened::Relay { .. }
             | Happened::Queued { .. }
-            | Happened::LooseMedia
-            | Happened::ToldElsewhere { .. } => {}
+            | Happened::LooseMedia => {}
             Happened::DeviceList { user } => {
                 // Those who share a room want to know, and which rooms that are is known of local users.
                 match self.memberships.current(user).await {

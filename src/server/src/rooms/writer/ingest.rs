@@ -382,7 +382,6 @@ impl Writer {
         match incoming.told_by {
             ToldBy::Sender => {}
             ToldBy::Us => write.log(Happened::Relay { room, event: number }),
-            ToldBy::Another => write.log(Happened::ToldElsewhere { room, event: number }),
         }
     }
 
